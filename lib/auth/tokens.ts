@@ -1,0 +1,197 @@
+import { errors, exportJWK, generateKeyPair, importJWK, type JWK, jwtVerify, SignJWT } from 'jose'
+import type { MetadataStore, Sql } from '../metadata/sql.ts'
+import type { Access } from './scope.ts'
+
+/** What a registry token says. It names the credential it was made from; who that is and may do is looked up at every request. */
+export interface TokenClaims {
+  readonly sub: string
+  /** credential row and its version when the token was made */
+  readonly cid: number
+  readonly cver: number
+  readonly access: readonly Access[]
+  /** seconds since 1970 */
+  readonly exp: number
+  readonly jti: string
+}
+
+/** The port to registry tokens. */
+export interface TokenKeys {
+  /** Seconds a token lives. */
+  readonly ttlSeconds: number
+  /** Signs a token. Errors: a plain Error where this process has no signing key. */
+  sign(claims: Pick<TokenClaims, 'sub' | 'cid' | 'cver' | 'access'>): Promise<string>
+  /** The claims of a token of ours that is valid now, or undefined: forged, foreign, expired, of another shape. */
+  verify(token: string): Promise<TokenClaims | undefined>
+}
+
+const algorithm = 'EdDSA'
+const type = 'at+jwt'
+const rotateMs = 30 * 24 * 3_600_000
+const rememberedTokens = 10_000
+
+/**
+ * Tokens as EdDSA JWTs with one fixed shape of verification. Keys are rows: the newest signs, older ones verify for twice a token's life
+ * after they were replaced. Private halves are sealed with `secret` (32 bytes); a process without it verifies only.
+ * `audience` is the instance's name: issuer, audience and service in one.
+ */
+export function createTokenKeys(options: {
+  metadata: MetadataStore
+  audience: string
+  secret: Uint8Array<ArrayBuffer> | undefined
+  ttlSeconds: number
+  now: () => number
+  newId: () => string
+}): TokenKeys {
+  const { metadata, audience, ttlSeconds, now, newId } = options
+  const publicKeys = new Map<string, CryptoKey>()
+  // Verifying costs a quarter of a millisecond, remembering a microsecond. Keyed by the exact text; revocation never goes by it.
+  const verified = new Map<string, TokenClaims>()
+  let signing: { kid: string; key: CryptoKey; createdAt: number } | undefined
+
+  async function publicKey(kid: unknown): Promise<CryptoKey> {
+    if (typeof kid !== 'string' || !/^[A-Za-z0-9_-]{1,64}$/.test(kid)) throw new Error('no key id of ours')
+    const known = publicKeys.get(kid)
+    if (known) return known
+    const rows = await metadata.read.all<{ jwk: string }>(
+      `SELECT public_jwk AS jwk FROM signing_keys k WHERE kid = ?
+       AND NOT EXISTS (SELECT 1 FROM signing_keys n WHERE n.created_at > k.created_at AND n.created_at < ?)`,
+      [kid, now() - 2 * ttlSeconds * 1000],
+    )
+    if (!rows[0]) throw new Error('no such key')
+    const key = (await importJWK(JSON.parse(rows[0].jwk) as JWK, algorithm)) as CryptoKey
+    if (publicKeys.size > 16) publicKeys.clear()
+    publicKeys.set(kid, key)
+    return key
+  }
+
+  async function signingKey(): Promise<{ kid: string; key: CryptoKey }> {
+    if (signing && now() - signing.createdAt < rotateMs) return signing
+    if (!options.secret)
+      throw new Error('this process has no key to sign tokens with; mount auth where auth.key_file can be read')
+    const sealing = await crypto.subtle.importKey('raw', options.secret, 'AES-GCM', false, ['encrypt', 'decrypt'])
+    const newest = await newestKey(metadata.read, now() - rotateMs)
+    const row = newest ?? (await makeKey(sealing))
+    const jwk = await unseal(sealing, row.sealed, row.kid)
+    const key = (await importJWK(jwk, algorithm)) as CryptoKey
+    signing = { kid: row.kid, key, createdAt: row.createdAt }
+    return signing
+  }
+
+  async function makeKey(sealing: CryptoKey): Promise<KeyRow> {
+    const pair = await generateKeyPair(algorithm, { extractable: true })
+    const kid = newId().replaceAll('-', '')
+    const publicJwk = JSON.stringify(await exportJWK(pair.publicKey))
+    const sealed = await seal(sealing, await exportJWK(pair.privateKey), kid)
+    return await metadata.write(async (sql) => {
+      // Of processes that start together one makes the key.
+      const other = await newestKey(sql, now() - rotateMs)
+      if (other) return other
+      const createdAt = now()
+      await sql.run(`INSERT INTO signing_keys(kid, public_jwk, private_sealed, created_at) VALUES (?, ?, ?, ?)`, [
+        kid,
+        publicJwk,
+        sealed,
+        createdAt,
+      ])
+      return { kid, sealed, createdAt }
+    })
+  }
+
+  return {
+    ttlSeconds,
+    async sign(claims) {
+      const { kid, key } = await signingKey()
+      const seconds = Math.floor(now() / 1000)
+      return await new SignJWT({ cid: claims.cid, cver: claims.cver, access: claims.access })
+        .setProtectedHeader({ alg: algorithm, typ: type, kid })
+        .setIssuer(audience)
+        .setAudience(audience)
+        .setSubject(claims.sub)
+        .setIssuedAt(seconds)
+        .setNotBefore(seconds)
+        .setExpirationTime(seconds + ttlSeconds)
+        .setJti(newId())
+        .sign(key)
+    },
+    async verify(token) {
+      const known = verified.get(token)
+      if (known) {
+        if (known.exp * 1000 > now()) return known
+        verified.delete(token)
+        return undefined
+      }
+      if (token.length > 16_384) return undefined
+      const claims = await check(token)
+      if (!claims) return undefined
+      if (verified.size >= rememberedTokens)
+        for (const old of [...verified.keys()].slice(0, rememberedTokens / 10)) verified.delete(old)
+      verified.set(token, claims)
+      return claims
+    },
+  }
+
+  /** S-03: every part of the shape is demanded, and no key or address is ever taken from the token. */
+  async function check(token: string): Promise<TokenClaims | undefined> {
+    try {
+      const { payload } = await jwtVerify(token, (header) => publicKey(header.kid), {
+        algorithms: [algorithm],
+        issuer: audience,
+        audience,
+        typ: type,
+        requiredClaims: ['exp', 'iat', 'nbf', 'jti', 'sub', 'cid', 'cver', 'access'],
+        maxTokenAge: ttlSeconds,
+        clockTolerance: 30,
+        currentDate: new Date(now()),
+      })
+      if (typeof payload.cid !== 'number' || typeof payload.cver !== 'number' || !Array.isArray(payload.access)) return undefined
+      return payload as unknown as TokenClaims
+    } catch (error) {
+      // A database that does not answer is no verdict about the token.
+      if (!(error instanceof errors.JOSEError) && (error as { code?: string }).code?.startsWith('DB_')) throw error
+      return undefined
+    }
+  }
+}
+
+interface KeyRow {
+  kid: string
+  sealed: Uint8Array<ArrayBuffer>
+  createdAt: number
+}
+
+async function newestKey(sql: Sql, notBefore: number): Promise<KeyRow | undefined> {
+  const rows = await sql.all<KeyRow>(
+    `SELECT kid, private_sealed AS sealed, created_at AS createdAt FROM signing_keys WHERE created_at > ? ORDER BY created_at DESC, kid LIMIT 1`,
+    [notBefore],
+  )
+  return rows[0]
+}
+
+/** AES-GCM: 12 bytes of nonce, then the ciphertext; bound to the key's id. */
+async function seal(key: CryptoKey, jwk: JWK, kid: string): Promise<Uint8Array<ArrayBuffer>> {
+  const iv = crypto.getRandomValues(new Uint8Array(12))
+  const encode = new TextEncoder()
+  const sealed = new Uint8Array(
+    await crypto.subtle.encrypt(
+      { name: 'AES-GCM', iv, additionalData: encode.encode(kid) },
+      key,
+      encode.encode(JSON.stringify(jwk)),
+    ),
+  )
+  const bytes = new Uint8Array(iv.length + sealed.length)
+  bytes.set(iv)
+  bytes.set(sealed, iv.length)
+  return bytes
+}
+
+async function unseal(key: CryptoKey, bytes: Uint8Array<ArrayBuffer>, kid: string): Promise<JWK> {
+  try {
+    const algorithmOf = { name: 'AES-GCM', iv: bytes.subarray(0, 12), additionalData: new TextEncoder().encode(kid) }
+    return JSON.parse(new TextDecoder().decode(await crypto.subtle.decrypt(algorithmOf, key, bytes.subarray(12)))) as JWK
+  } catch (cause) {
+    throw new Error(
+      'the signing key in the database was sealed with another auth key: restore auth.key_file, or delete the rows of signing_keys',
+      { cause },
+    )
+  }
+}

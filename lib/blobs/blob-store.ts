@@ -1,0 +1,64 @@
+import type { Algorithm, Digest } from '../oci/digest.ts'
+
+/** One immutable file with a part of an upload. `part` is opaque to everybody but the store that made it. */
+export interface Segment {
+  part: string
+  /** bytes */
+  size: number
+  /** The segment's own digest, canonical text. */
+  sha256: Digest
+}
+
+/**
+ * The port to blob bytes. A blob's name is its digest *and* its incarnation, the id of the one upload that brought it; an incarnation is
+ * never used twice, so a late delete can never hit live bytes. The store never decides whether something exists: rows do.
+ * Errors: `BlobStoreError`, recognised by `code`.
+ */
+export interface BlobStore {
+  /**
+   * Writes a request body as one new segment of an upload, hashing as it arrives; when it answers, bytes and name are durable.
+   * `body` is whatever `Request.body` holds. `limit` is the most bytes it may have, `expected` the exact number when it was announced.
+   * Errors: BLOB_TOO_LARGE, BLOB_LENGTH (not `expected` bytes), BLOB_CUT (the client went away), BLOB_SLOW, BLOB_FULL. Nothing is left then.
+   */
+  writeSegment(incarnation: string, body: unknown, options: { limit: number; expected?: number }): Promise<Segment>
+  /** Forgets a segment that no row names. Never fails for one that is gone. */
+  dropSegment(incarnation: string, part: string): Promise<void>
+  /** Whether every segment is there with its size (an upload whose segment is missing is purged). */
+  segmentsIntact(incarnation: string, segments: readonly Segment[]): Promise<boolean>
+  /** Joins segments in order to one new durable segment while hashing. Shape: the new segment and its digest in `algorithm`. */
+  join(incarnation: string, segments: readonly Segment[], algorithm: Algorithm): Promise<{ segment: Segment; digest: Digest }>
+  /** The digest of one segment in another algorithm than sha256; reads it again. */
+  hash(incarnation: string, part: string, algorithm: Algorithm): Promise<Digest>
+  /** Gives a segment its final name and makes it durable. Done twice, or found done, it is the same: it always syncs the directory. */
+  commit(incarnation: string, part: string, digest: Digest): Promise<void>
+  /** Size in bytes of the stored file, undefined when it is missing. */
+  stat(digest: Digest, incarnation: string): Promise<number | undefined>
+  /**
+   * Opens stored bytes for a response body; `first` and `last` are inclusive. Shape: an opaque `BodyInit`, or undefined when the file is
+   * missing or not `size` bytes long.
+   */
+  open(digest: Digest, incarnation: string, size: number, range?: { first: number; last: number }): Promise<BodyInit | undefined>
+  /** One body from several pieces in order: literal bytes and ranges of one stored blob (multipart/byteranges). */
+  openPieces(
+    digest: Digest,
+    incarnation: string,
+    size: number,
+    pieces: readonly (Uint8Array | { first: number; last: number })[],
+  ): Promise<BodyInit | undefined>
+  /** Removes a blob's file and what is left of its upload. Never fails for what is gone. */
+  remove(incarnation: string, digest?: Digest): Promise<void>
+  /** Whether the root can be read at all; a missing file means damage only while it can. */
+  healthy(): Promise<boolean>
+}
+
+export type BlobStoreErrorCode =
+  | 'BLOB_TOO_LARGE'
+  | 'BLOB_LENGTH'
+  | 'BLOB_CUT'
+  | 'BLOB_SLOW'
+  | 'BLOB_FULL'
+  | 'BLOB_BUSY'
+  | 'BLOB_IO'
+export interface BlobStoreError extends Error {
+  code: BlobStoreErrorCode
+}

@@ -1,0 +1,53 @@
+import { isBlobStoreError } from '../blobs/errors.ts'
+import type { Base, Exchange } from '../context.ts'
+import { isMetadataError } from '../metadata/errors.ts'
+import { isOciError, type OciError, ociError } from '../oci/errors.ts'
+
+/**
+ * The one place where a failure gets a status. Shape: `{"errors":[{code,message,detail}]}` as `application/json`.
+ * What is not a refusal is logged with its cause and answered as 500 UNKNOWN without it.
+ */
+export function errorResponse(error: unknown, ctx: Base, exchange: Exchange): Response {
+  const refusal = isOciError(error) ? error : translate(error)
+  exchange.errorCode = refusal.code
+  if (refusal.status >= 500) exchange.cause = error
+  ctx.count('errors_total', { code: refusal.code })
+  const errors = refusal.errors ?? [{ code: refusal.code, message: refusal.message, detail: refusal.detail }]
+  const body = JSON.stringify({ errors })
+  return new Response(body, {
+    status: refusal.status,
+    headers: {
+      'Content-Type': 'application/json',
+      'Content-Length': String(new TextEncoder().encode(body).byteLength),
+      'Docker-Distribution-Api-Version': 'registry/2.0',
+      'Cache-Control': 'no-store',
+      ...refusal.headers,
+    },
+  })
+}
+
+/** Failures of the ports, in the protocol's words. Recognised by code: classes do not survive a bundle boundary. */
+function translate(error: unknown): OciError {
+  if (isBlobStoreError(error)) {
+    switch (error.code) {
+      case 'BLOB_TOO_LARGE':
+        return ociError('SIZE_INVALID', error.message, { status: 413, message: 'blob larger than this registry accepts' })
+      case 'BLOB_LENGTH':
+        return ociError('SIZE_INVALID', error.message)
+      case 'BLOB_CUT':
+        return ociError('BLOB_UPLOAD_INVALID', 'the body ended early; nothing of it was kept', { status: 400 })
+      case 'BLOB_SLOW':
+        return ociError('BLOB_UPLOAD_INVALID', 'the body came too slowly; nothing of it was kept', { status: 408 })
+      case 'BLOB_BUSY':
+        return ociError('UNAVAILABLE', 'too many requests at once', { headers: { 'Retry-After': '2' } })
+      case 'BLOB_FULL':
+        return ociError('UNAVAILABLE', 'no space left for blobs', { status: 507, headers: { 'Retry-After': '60' } })
+    }
+  }
+  if (isMetadataError(error)) {
+    if (error.code === 'DB_BUSY') return ociError('UNAVAILABLE', 'the database is busy', { headers: { 'Retry-After': '1' } })
+    if (error.code === 'DB_FULL')
+      return ociError('UNAVAILABLE', 'no space left for metadata', { status: 507, headers: { 'Retry-After': '60' } })
+  }
+  return ociError('UNKNOWN')
+}

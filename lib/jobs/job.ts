@@ -1,0 +1,16 @@
+import type { Base, Ports } from '../context.ts'
+
+export type JobContext = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits'>
+
+/** What a run did, for the log; counts of things. */
+export type JobReport = Record<string, number>
+
+/**
+ * Background work: a function of ports and a signal, safe to kill at any await, run by whichever process holds its lease.
+ * `everyMs` is how often it runs.
+ */
+export interface Job {
+  name: string
+  everyMs: number
+  run(ctx: JobContext, signal: AbortSignal): Promise<JobReport>
+}

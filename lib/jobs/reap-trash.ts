@@ -1,0 +1,28 @@
+import type { Job } from './job.ts'
+
+/**
+ * T8: removes the files of dead incarnations, then their rows. An incarnation in the trash can never come back to life, so this is safe
+ * however late it happens. One epoch of quarantine lets reads that began before finish; what was never visible skips it.
+ */
+export const reapTrash: Job = {
+  name: 'reap-trash',
+  everyMs: 60_000,
+  async run(ctx, signal) {
+    let removed = 0
+    for (;;) {
+      const dead = await ctx.metadata.read.all<{ inc: string; digest: string | null }>(
+        `SELECT inc, digest FROM trash WHERE digest IS NULL OR epoch < (SELECT epoch FROM instance) ORDER BY inc LIMIT 100`,
+      )
+      for (const { inc, digest } of dead) {
+        if (signal.aborted) return { removed }
+        await ctx.blobs.remove(inc, (digest ?? undefined) as never)
+        removed++
+      }
+      if (dead.length > 0)
+        await ctx.metadata.write(async (sql) => {
+          for (const { inc } of dead) await sql.run(`DELETE FROM trash WHERE inc = ?`, [inc])
+        })
+      if (dead.length < 100) return { removed }
+    }
+  },
+}

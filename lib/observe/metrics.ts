@@ -1,0 +1,11 @@
+/** Every metric that lib counts, with its labels and its help text; the runtime registers them under `mcr_`. */
+export const metrics = {
+  requests_total: { help: 'Requests by endpoint and status.', labels: ['endpoint', 'method', 'status'] },
+  errors_total: { help: 'Refusals by protocol code.', labels: ['code'] },
+  logins_total: { help: 'Logins by result.', labels: ['result'] },
+  tokens_total: { help: 'Registry tokens made.', labels: [] },
+  uploaded_bytes_total: { help: 'Blob bytes acknowledged.', labels: [] },
+  blobs_suspect_total: { help: 'Blobs whose file was found missing or short.', labels: [] },
+  jobs_total: { help: 'Runs of background jobs by result.', labels: ['job', 'result'] },
+} as const
+export type MetricName = keyof typeof metrics

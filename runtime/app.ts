@@ -1,0 +1,155 @@
+import { randomUUID } from 'node:crypto'
+import { mkdirSync, statSync } from 'node:fs'
+import { createAuthentication, formatChallenge } from '../lib/auth/authenticate.ts'
+import { createTokenKeys } from '../lib/auth/tokens.ts'
+import type { Base, Ports, RegistryContext } from '../lib/context.ts'
+import { type Handler, mount, type Route } from '../lib/http/mount.ts'
+import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
+import { expireUploads } from '../lib/jobs/expire-uploads.ts'
+import type { Job } from '../lib/jobs/job.ts'
+import { reapTrash } from '../lib/jobs/reap-trash.ts'
+import { createDecide } from '../lib/policy/decide.ts'
+import { readAuthKey } from './auth-key.ts'
+import { openBlobsFs } from './blobs-fs.ts'
+import { ensureAdmin, ensureInstance, forgetFirstPassword } from './bootstrap.ts'
+import type { Config } from './config.ts'
+import { type FileDatabase, openDatabaseFile } from './database-file.ts'
+import { startJobs } from './jobs.ts'
+import { createLogger, type Logger } from './logger.ts'
+import { createMetrics, type Metrics } from './metrics.ts'
+import { migrate } from './migrate.ts'
+import { createPasswords } from './passwords.ts'
+import { createRemember } from './remember.ts'
+
+/** Data that the build embeds: what lies in files beside the sources. */
+export interface Assets {
+  version: string
+  migrations: Readonly<Record<string, string>>
+  mounts: Readonly<Record<string, string>>
+  routes: readonly (Route & { handler: string; spec: readonly string[]; action: string; errors: readonly string[] })[]
+}
+
+export interface App {
+  fetch: Handler['fetch']
+  ctx: RegistryContext
+  logger: Logger
+  metrics: Metrics
+  database: FileDatabase
+  /** Set on a first start that made the admin. */
+  admin?: Awaited<ReturnType<typeof ensureAdmin>>
+  startJobs(names: readonly string[]): void
+  close(): Promise<void>
+}
+
+/** The log is copied into the database when it is this large, or this old with anything in it. */
+const walLimitBytes = 8 * 1024 * 1024
+const checkpointEveryMs = 10_000
+
+/**
+ * Puts the registry together: opens database and blob store, makes what a first start needs, and mounts the handlers.
+ * Errors: a plain Error that says what to change, for everything that must not start.
+ */
+export async function createApp(
+  config: Config,
+  assets: Assets,
+  handlers: readonly Handler[],
+  onFatal: (error: Error) => void,
+): Promise<App> {
+  const logger = createLogger(config.log)
+  prepareRoot(config.storage.root)
+  const database = await openDatabaseFile(config.database.path, { onFatal })
+  const now = () => Date.now()
+  const newId = () => randomUUID()
+  await migrate(database, assets.migrations)
+  const instance = await ensureInstance(database, now())
+  const passwords = createPasswords()
+  const admin = await ensureAdmin(database, passwords, config, now())
+  const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version })
+  const remember = createRemember(database.revision, now)
+  const blobs = await openBlobsFs({
+    ...config.storage,
+    minBytesPerSecond: config.server.minBodyRate,
+    rateWindowMs: 60_000,
+    freeFloorBytes: config.storage.freeFloor,
+    newId,
+  })
+  const tokens = createTokenKeys({
+    metadata: database,
+    audience: instance,
+    secret: readAuthKey(config.auth.keyFile, process.env),
+    ttlSeconds: config.auth.tokenTtlSeconds,
+    now,
+    newId,
+  })
+
+  const challenge: Base['challenge'] = (exchange, scope, problem) => formatChallenge(instance, exchange, scope, problem)
+  const count = metrics.count
+  const authentication = createAuthentication({ now, remember, count, challenge, metadata: database, passwords, tokens })
+  const logins: Ports['logins'] = {
+    async login(name, password, exchange) {
+      const login = await authentication.login(name, password, exchange)
+      if (name === 'admin') forgetFirstPassword(config.storage.root)
+      return login
+    },
+  }
+  const ctx: RegistryContext = {
+    authenticate: authentication.authenticate,
+    decide: createDecide({ now, remember, metadata: database }, config.policy),
+    challenge,
+    log: (event) => logger.log(event),
+    count,
+    now,
+    newId,
+    remember,
+    metadata: database,
+    blobs,
+    tokens,
+    passwords,
+    logins,
+    limits: config.limits,
+    renderMetrics: metrics.render,
+  }
+
+  const checkpoints = setInterval(() => {
+    if (database.walBytes() === 0) return
+    database.checkpoint().then(
+      ({ walBytes }) => {
+        if (walBytes > walLimitBytes * 8) logger.log({ level: 'warn', event: 'wal_large', bytes: walBytes })
+      },
+      (error) => logger.log({ level: 'warn', event: 'checkpoint_failed', error: String(error) }),
+    )
+  }, checkpointEveryMs).unref()
+
+  let stopJobs: (() => Promise<void>) | undefined
+  return {
+    fetch: mount(handlers, assets.routes),
+    ctx,
+    logger,
+    metrics,
+    database,
+    admin,
+    startJobs(names) {
+      const known: Job[] = [advanceEpoch(), expireUploads, reapTrash]
+      for (const name of names)
+        if (!known.some((job) => job.name === name))
+          throw new Error(`no job is called ${name}; there are ${known.map((job) => job.name).join(', ')}`)
+      stopJobs = startJobs(
+        known.filter((job) => names.includes(job.name)),
+        ctx,
+        newId(),
+      )
+    },
+    async close() {
+      clearInterval(checkpoints)
+      await stopJobs?.()
+      await database.close()
+    },
+  }
+}
+
+/** Errors: a plain Error where others could write to the data. */
+function prepareRoot(root: string): void {
+  mkdirSync(root, { recursive: true, mode: 0o700 })
+  const { mode } = statSync(root)
+  if ((mode & 0o022) !== 0) throw new Error(`storage.root ${root} can be written by others: chmod go-w ${root}`)
+}

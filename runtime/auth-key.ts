@@ -1,0 +1,25 @@
+import { randomBytes } from 'node:crypto'
+import { closeSync, constants, fsyncSync, lstatSync, openSync, readFileSync, writeSync } from 'node:fs'
+
+/**
+ * The 32 bytes that seal the token signing keys in the database: `$MCR_AUTH_KEY` in base64, else the file, made at the first start.
+ * Errors: a plain Error for a key of another length, or a file that others may read.
+ */
+export function readAuthKey(file: string, env: Readonly<Record<string, string | undefined>>): Uint8Array<ArrayBuffer> {
+  if (env.MCR_AUTH_KEY) return check(Buffer.from(env.MCR_AUTH_KEY, 'base64'), '$MCR_AUTH_KEY')
+  try {
+    const fd = openSync(file, constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | constants.O_WRONLY, 0o600)
+    writeSync(fd, `${randomBytes(32).toString('base64')}\n`)
+    fsyncSync(fd)
+    closeSync(fd)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  }
+  if ((lstatSync(file).mode & 0o077) !== 0) throw new Error(`${file} can be read by others: chmod 0600 ${file}`)
+  return check(Buffer.from(readFileSync(file, 'utf8').trim(), 'base64'), file)
+}
+
+function check(key: Buffer, from: string): Uint8Array<ArrayBuffer> {
+  if (key.length !== 32) throw new Error(`${from}: not 32 bytes in base64`)
+  return new Uint8Array(key)
+}

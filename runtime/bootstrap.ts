@@ -1,0 +1,67 @@
+import { randomBytes, randomUUID } from 'node:crypto'
+import { rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { addAccount, hasAccounts } from '../lib/auth/accounts.ts'
+import type { PasswordHasher } from '../lib/auth/passwords.ts'
+import { isMetadataError } from '../lib/metadata/errors.ts'
+import type { MetadataStore } from '../lib/metadata/sql.ts'
+import type { Config } from './config.ts'
+
+export const passwordFile = (root: string) => join(root, 'admin-password')
+
+/** The registry's own name, made at its first start: service, issuer and audience of its tokens. */
+export async function ensureInstance(store: MetadataStore, now: number): Promise<string> {
+  const [row] = await store.read.all<{ name: string }>('SELECT name FROM instance WHERE id = 1')
+  if (row) return row.name
+  return await store.write(async (sql) => {
+    await sql.run('INSERT INTO instance(id, name, created_at) VALUES (1, ?, ?) ON CONFLICT (id) DO NOTHING', [
+      `mcr-${randomBytes(8).toString('hex')}`,
+      now,
+    ])
+    const rows = await sql.all<{ name: string }>('SELECT name FROM instance WHERE id = 1')
+    return (rows[0] as { name: string }).name
+  })
+}
+
+/**
+ * Makes the account `admin` where there is no account at all; of processes that start together one does. A random password goes to a
+ * 0600 file, which goes when it was first used. Shape: what was made, with the password where it is random; undefined on later starts.
+ */
+export async function ensureAdmin(
+  store: MetadataStore,
+  passwords: PasswordHasher,
+  config: Config,
+  now: number,
+): Promise<{ name: string; password?: string; file?: string } | undefined> {
+  if (await hasAccounts(store.read)) return undefined
+  const given = config.auth.bootstrapPassword
+  const password = given ?? randomBytes(15).toString('base64url')
+  const passwordHash = await passwords.hash(password)
+  try {
+    const made = await store.write(async (sql) => {
+      if (await hasAccounts(sql)) return false
+      await addAccount(sql, {
+        subject: `local:${randomUUID()}`,
+        name: 'admin',
+        kind: 'human',
+        roles: ['admin'],
+        passwordHash,
+        now,
+      })
+      return true
+    })
+    if (!made) return undefined
+  } catch (error) {
+    if (isMetadataError(error) && error.code === 'DB_CONSTRAINT') return undefined
+    throw error
+  }
+  if (given !== undefined) return { name: 'admin' }
+  const file = passwordFile(config.storage.root)
+  writeFileSync(file, `${password}\n`, { mode: 0o600 })
+  return { name: 'admin', password, file }
+}
+
+/** Removes the file with the first password: it was used, or is no longer the password. */
+export function forgetFirstPassword(root: string): void {
+  rmSync(passwordFile(root), { force: true })
+}

@@ -1,0 +1,60 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Job, JobContext } from '../lib/jobs/job.ts'
+import type { MetadataStore } from '../lib/metadata/sql.ts'
+
+const leaseMs = 120_000
+
+/**
+ * Runs jobs at their pace, each in one process at a time by a lease in the database. Shape: a function that stops them and waits.
+ * A job that fails is logged and tried again at its next time.
+ */
+export function startJobs(jobs: readonly Job[], ctx: JobContext, holder: string): () => Promise<void> {
+  const stop = new AbortController()
+  const loops = jobs.map(async (job) => {
+    // Spread over the first seconds, so that starting is not slowed by tidying.
+    let wait = 2_000 + Math.random() * 3_000
+    for (;;) {
+      try {
+        await sleep(wait, undefined, { signal: stop.signal, ref: false })
+      } catch {
+        return
+      }
+      wait = job.everyMs
+      await runOnce(job, ctx, holder, stop.signal)
+    }
+  })
+  return async () => {
+    stop.abort()
+    await Promise.all(loops)
+  }
+}
+
+async function runOnce(job: Job, ctx: JobContext, holder: string, signal: AbortSignal): Promise<void> {
+  try {
+    if (!(await takeLease(ctx.metadata, job.name, holder, ctx.now()))) return
+    const report = await job.run(ctx, signal)
+    ctx.count('jobs_total', { job: job.name, result: 'ok' })
+    if (Object.values(report).some((count) => count > 0)) ctx.log({ level: 'info', event: 'job', job: job.name, ...report })
+  } catch (error) {
+    ctx.count('jobs_total', { job: job.name, result: 'failed' })
+    ctx.log({ level: 'error', event: 'job_failed', job: job.name, error: String(error) })
+  }
+}
+
+/** Takes or renews a lease by compare-and-set. Shape: whether this holder has it now. */
+async function takeLease(store: MetadataStore, name: string, holder: string, now: number): Promise<boolean> {
+  const [lease] = await store.read.all<{ holder: string; expires: number }>(
+    'SELECT holder, expires_at AS expires FROM leases WHERE name = ?',
+    [name],
+  )
+  if (lease && lease.holder !== holder && lease.expires > now) return false
+  return await store.write(
+    async (sql) =>
+      (await sql.run(
+        `INSERT INTO leases(name, holder, beat, expires_at) VALUES (?, ?, 1, ?)
+         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, beat = beat + 1, expires_at = excluded.expires_at
+         WHERE holder = excluded.holder OR expires_at <= ?`,
+        [name, holder, now + leaseMs, now],
+      )) > 0,
+  )
+}

@@ -1,0 +1,119 @@
+import { readFileSync } from 'node:fs'
+import { parse as parseToml } from 'smol-toml'
+import type { Handler } from '../lib/http/mount.ts'
+import { type App, type Assets, createApp } from './app.ts'
+import { runCli } from './cli/cli.ts'
+import type { Config } from './config.ts'
+import { installFetch, type RunningServer, startServer } from './server.ts'
+
+export type HandlerLoaders = Readonly<Record<string, () => Promise<{ default: Handler }>>>
+
+/** What one process runs. */
+export interface MountList {
+  handlers: readonly string[]
+  jobs: readonly string[]
+}
+
+/** The program. `loaders` import handlers by name, so that a process loads just those it mounts. */
+export async function main(loaders: HandlerLoaders, assets: Assets): Promise<void> {
+  process.umask(0o077)
+  installFetch()
+  await runCli(process.argv.slice(2), {
+    assets,
+    serve: (config, options) => serve(loaders, assets, config, options.mount, options.notes),
+  })
+}
+
+/** Serves until SIGTERM or SIGINT; a second one ends at once. */
+async function serve(
+  loaders: HandlerLoaders,
+  assets: Assets,
+  config: Config,
+  mountName: string,
+  notes: readonly string[],
+): Promise<void> {
+  const list = readMountList(mountName, assets)
+  const handlers = await loadHandlers(loaders, list)
+  const fatal = (error: Error) => {
+    console.error(`mcr: ${error.message}; ending, so that nothing is answered from a broken database`)
+    process.exit(70)
+  }
+  const app = await createApp(config, assets, handlers, fatal)
+  const server = await startAppServer(app, config)
+  app.startJobs(list.jobs)
+  greet(app, server, config, assets, notes)
+  await untilTold(app, server, config)
+}
+
+/** One server over an app: its log line and its metrics are written when the last byte has left. */
+export async function startAppServer(app: App, config: Config): Promise<RunningServer> {
+  const { server } = config
+  return await startServer({
+    listen: server.listenAddr,
+    tls: server.tlsCert !== undefined && server.tlsKey !== undefined ? { cert: server.tlsCert, key: server.tlsKey } : undefined,
+    trustedProxies: server.trustedProxies,
+    publicUrl: server.publicUrl,
+    limits: { connections: server.maxConnections, connectionsPerAddress: server.maxConnectionsPerAddress },
+    newId: app.ctx.newId,
+    fetch: (request, exchange) => app.fetch(request, app.ctx, exchange),
+    onRequestEnd: (exchange, end) => {
+      app.metrics.observe(exchange.endpoint ?? 'none', end.ms / 1000)
+      app.logger.request(exchange, end)
+    },
+    log: (event) => app.logger.log(event),
+  })
+}
+
+/** The mount list of a name that the program knows, or of a file. Errors: a plain Error. */
+export function readMountList(name: string, assets: Pick<Assets, 'mounts'>): MountList {
+  const text = Object.hasOwn(assets.mounts, name) ? (assets.mounts[name] as string) : readFileSync(name, 'utf8')
+  const { handlers, jobs } = parseToml(text) as Partial<Record<'handlers' | 'jobs', unknown>>
+  const texts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string')
+  if (!texts(handlers) || !texts(jobs)) throw new Error(`mount list ${name}: it must have the lists handlers and jobs`)
+  return { handlers: handlers as string[], jobs: jobs as string[] }
+}
+
+async function loadHandlers(loaders: HandlerLoaders, list: MountList): Promise<Handler[]> {
+  for (const name of list.handlers)
+    if (!Object.hasOwn(loaders, name)) throw new Error(`no handler is called ${name}; see mcr routes`)
+  return await Promise.all(list.handlers.map(async (name) => (await (loaders[name] as HandlerLoaders[string])()).default))
+}
+
+function greet(app: App, server: RunningServer, config: Config, assets: Assets, notes: readonly string[]): void {
+  app.logger.log({
+    level: 'info',
+    event: 'listening',
+    url: server.url,
+    port: server.port,
+    version: assets.version,
+    root: config.storage.root,
+  })
+  const { admin } = app
+  if (admin?.file) app.logger.log({ level: 'info', event: 'admin_created', name: admin.name, password_file: admin.file })
+  if (!process.stdout.isTTY && notes.length === 0) return
+  const lines = [`\nMCR ${assets.version} serves on ${server.url}`, ...notes]
+  if (admin?.password && process.stdout.isTTY)
+    lines.push(
+      `First login: docker login ${server.url.replace(/^https?:\/\//, '')} -u ${admin.name} -p ${admin.password}`,
+      `(kept in ${admin.file} until it is first used)`,
+    )
+  console.log(`${lines.join('\n')}\n`)
+}
+
+async function untilTold(app: App, server: RunningServer, config: Config): Promise<void> {
+  await new Promise<void>((resolve) => {
+    let told = false
+    const tell = (signal: string) => {
+      if (told) process.exit(1)
+      told = true
+      app.logger.log({ level: 'info', event: 'draining', signal, seconds: config.server.shutdownTimeoutMs / 1000 })
+      resolve()
+    }
+    process.on('SIGTERM', () => tell('SIGTERM'))
+    process.on('SIGINT', () => tell('SIGINT'))
+  })
+  await server.drain(config.server.shutdownTimeoutMs)
+  await app.close()
+  app.logger.log({ level: 'info', event: 'stopped' })
+  process.exit(0)
+}

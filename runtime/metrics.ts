@@ -1,0 +1,41 @@
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { type MetricName, metrics } from '../lib/observe/metrics.ts'
+
+export interface Metrics {
+  count(metric: MetricName, labels?: Record<string, string>, by?: number): void
+  observe(endpoint: string, seconds: number): void
+  render(): Promise<string>
+}
+
+/** The process's numbers, under `mcr_`. `walBytes` is asked at each scrape. */
+export function createMetrics(gauges: { walBytes: () => number; version: string }): Metrics {
+  const register = new Registry()
+  collectDefaultMetrics({ register, prefix: 'mcr_' })
+  const counters = new Map<string, Counter>()
+  for (const [name, { help, labels }] of Object.entries(metrics))
+    counters.set(name, new Counter({ name: `mcr_${name}`, help, labelNames: [...labels], registers: [register] }))
+  const durations = new Histogram({
+    name: 'mcr_request_duration_seconds',
+    help: 'Time from request line to last byte, by endpoint.',
+    labelNames: ['endpoint'],
+    buckets: [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 600],
+    registers: [register],
+  })
+  new Gauge({
+    name: 'mcr_database_wal_bytes',
+    help: "Size of the database's write-ahead log.",
+    registers: [register],
+    collect() {
+      this.set(gauges.walBytes())
+    },
+  })
+  new Gauge({ name: 'mcr_info', help: 'The version that runs.', labelNames: ['version'], registers: [register] }).set(
+    { version: gauges.version },
+    1,
+  )
+  return {
+    count: (metric, labels, by = 1) => counters.get(metric)?.inc(labels ?? {}, by),
+    observe: (endpoint, seconds) => durations.observe({ endpoint }, seconds),
+    render: () => register.metrics(),
+  }
+}

@@ -1,0 +1,68 @@
+import { createHash } from 'node:crypto'
+import type { MetadataStore, Sql } from '../lib/metadata/sql.ts'
+
+/** "MCR1": says in the file's header whose database this is. */
+const applicationId = 0x4d435231
+
+/**
+ * Brings a database to the newest schema, each migration in a transaction of its own; processes that start together wait for one another.
+ * `migrations` are SQL texts by name, numbered. Shape: the names that ran now.
+ * Errors: a plain Error that says what to do, for a database of another program, a newer one, or one whose past was edited.
+ */
+export async function migrate(store: MetadataStore, migrations: Readonly<Record<string, string>>): Promise<string[]> {
+  const names = Object.keys(migrations).sort()
+  const ran: string[] = []
+  await store.write(async (sql) => await claim(sql))
+  for (const name of names) {
+    const text = migrations[name] as string
+    const sum = createHash('sha256').update(text).digest('hex')
+    const isNew = await store.write(async (sql) => {
+      const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM schema_migrations ORDER BY name`)
+      const newer = done.find((row) => !names.includes(row.name))
+      if (newer)
+        throw new Error(
+          `the database has migration ${newer.name}, which this version does not know: run the version that made it, or a newer one`,
+        )
+      const before = done.find((row) => row.name === name)
+      if (before && before.sum !== sum)
+        throw new Error(`migration ${name} was edited after it ran on this database: restore the released text`)
+      if (before) return false
+      for (const statement of splitStatements(text)) await sql.run(statement)
+      await sql.run(`INSERT INTO schema_migrations(name, sum) VALUES (?, ?)`, [name, sum])
+      return true
+    })
+    if (isNew) ran.push(name)
+  }
+  return ran
+}
+
+async function claim(sql: Sql): Promise<void> {
+  const [row] = await sql.all<Record<string, number>>('PRAGMA application_id')
+  const id = Object.values(row ?? {})[0]
+  if (id === applicationId) return
+  const tables = await sql.all<{ name: string }>(
+    `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' LIMIT 3`,
+  )
+  if (id !== 0 || tables.length > 0)
+    throw new Error(
+      `the database belongs to another program (tables ${tables.map((table) => table.name).join(', ')}): point database.path elsewhere`,
+    )
+  await sql.all(`PRAGMA application_id = ${applicationId}`)
+  await sql.run(`CREATE TABLE schema_migrations (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID`)
+}
+
+/** Statements of a migration: parted by semicolons that end a line, a trigger's body kept whole. */
+function splitStatements(text: string): string[] {
+  const statements: string[] = []
+  let current = ''
+  for (const line of text.replace(/^\s*--.*$/gm, '').split('\n')) {
+    current += `${line}\n`
+    const inTrigger = /^\s*CREATE TRIGGER/i.test(current)
+    if (inTrigger ? /\bEND;\s*$/.test(line) : /;\s*$/.test(line)) {
+      if (current.trim() !== '') statements.push(current.trim())
+      current = ''
+    }
+  }
+  if (current.trim() !== '') statements.push(current.trim())
+  return statements
+}

@@ -1,0 +1,152 @@
+import type { Http2ServerRequest } from 'node:http2'
+import type { Readable } from 'node:stream'
+import type { Exchange } from '../lib/context.ts'
+import type { Req, Res } from './server.ts'
+
+/** Bytes and time that the rest of an unread body may take before its connection is closed. */
+const drainBytes = 1024 * 1024
+const drainMs = 1_000
+
+interface Progress {
+  bytesOut: number
+  finished: boolean
+}
+
+const always = [
+  'X-Content-Type-Options',
+  'nosniff',
+  'Referrer-Policy',
+  'no-referrer',
+  'Cross-Origin-Resource-Policy',
+  'same-origin',
+]
+const hsts = ['Strict-Transport-Security', 'max-age=31536000']
+
+/** Fields of the ponyfill's Response that save a copy: its header object as it was given, and a body that is all here. */
+interface PonyfillInternals {
+  headers: Headers & { headersInit?: Record<string, string>; _map?: unknown }
+  _buffer?: Uint8Array
+  bodyType?: string
+  bodyInit?: unknown
+}
+
+/** Writes a Response to the socket: one writeHead, one end where the body is all here, else the stream with backpressure. */
+export function send(
+  response: Response,
+  req: Req,
+  res: Res,
+  progress: Progress,
+  options: { secure: boolean; close: boolean },
+): void {
+  if (res.destroyed || res.writableEnded) return
+  const inner = response as unknown as PonyfillInternals
+  const head = flatHeaders(inner)
+  head.push(...always)
+  if (options.secure) head.push(...hsts)
+  if (req.httpVersionMajor === 1 && options.close) head.push('Connection', 'close')
+  ;(res as { writeHead(status: number, headers: string[]): void }).writeHead(response.status, head)
+  res.once('finish', () => {
+    progress.finished = true
+  })
+  if (req.method === 'HEAD' || response.status === 204 || response.status === 304) {
+    res.end()
+    return
+  }
+  const whole = inner._buffer ?? (inner.bodyType === 'String' ? (inner.bodyInit as string) : undefined)
+  if (whole !== undefined) {
+    progress.bytesOut = whole.length
+    res.end(whole)
+    return
+  }
+  const body = response.body as unknown as { readable?: Readable } | null
+  const stream = body?.readable
+  if (!stream) {
+    res.end()
+    return
+  }
+  pump(stream, res, progress)
+}
+
+/** The header object as it was given, if nothing changed it; hop-by-hop names hang an HTTP/2 response and never pass. */
+function flatHeaders({ headers }: PonyfillInternals): string[] {
+  const head: string[] = []
+  const init = headers.headersInit
+  if (init && !headers._map && !Array.isArray(init) && typeof (init as { get?: unknown }).get !== 'function')
+    for (const name in init) head.push(name, init[name] as string)
+  else for (const [name, value] of headers) head.push(name, value)
+  return head
+}
+
+function pump(stream: Readable, res: Res, progress: Progress): void {
+  const out = res as NodeJS.WritableStream & { destroy(error?: Error): void; destroyed: boolean }
+  stream.on('data', (chunk: Uint8Array) => {
+    progress.bytesOut += chunk.length
+    if (!out.write(chunk)) stream.pause()
+  })
+  out.on('drain', () => stream.resume())
+  stream.once('end', () => out.end())
+  // A body that cannot be completed is cut, never ended cleanly short.
+  stream.once('error', (error) => out.destroy(error))
+  out.once('close', () => stream.destroy())
+}
+
+const bodyLeft = (req: Req) =>
+  !req.readableEnded && (req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0)
+
+/**
+ * Takes what is left of a body nobody read, within bounds, so that the client reads our answer instead of a reset connection. `Connection:
+ * close` is not announced for it: Node would close at once, with bytes unread, and that is the reset.
+ */
+export function drainBody(req: Req): void {
+  if (req.method === 'GET' || req.method === 'HEAD' || req.readableEnded || req.destroyed || !bodyLeft(req)) return
+  const end = () => {
+    clearTimeout(timer)
+    if (req.httpVersionMajor === 2) (req as Http2ServerRequest).stream.close()
+    else req.socket?.destroy()
+  }
+  const timer = setTimeout(end, drainMs)
+  let drained = 0
+  req.on('data', (chunk: Uint8Array) => {
+    drained += chunk.length
+    // Closing now would reset the connection under an answer that is still on its way: the rest of the second is for the client to read it.
+    if (drained > drainBytes) req.pause()
+  })
+  req.once('end', () => clearTimeout(timer))
+  req.once('close', () => clearTimeout(timer))
+  req.resume()
+}
+
+/** A refusal of the server itself, in the protocol's form. */
+export function refuse(
+  req: Req,
+  res: Res,
+  exchange: Exchange,
+  progress: Progress,
+  refusal: { status: number; code: string; message: string },
+): void {
+  exchange.errorCode = refusal.code
+  if (res.headersSent) {
+    res.destroy()
+    return
+  }
+  const body = Buffer.from(JSON.stringify({ errors: [{ code: refusal.code, message: refusal.message }] }))
+  const head = [
+    'Content-Type',
+    'application/json',
+    'Content-Length',
+    String(body.length),
+    'Docker-Distribution-Api-Version',
+    'registry/2.0',
+    ...always,
+  ]
+  // What follows on the connection is in doubt after a request that made no sense.
+  if (req.httpVersionMajor === 1 && !bodyLeft(req)) head.push('Connection', 'close')
+  ;(res as { writeHead(status: number, headers: string[]): void }).writeHead(refusal.status, head)
+  res.once('finish', () => {
+    progress.finished = true
+  })
+  progress.bytesOut = body.length
+  if (req.method === 'HEAD') res.end()
+  else res.end(body)
+  drainBody(req)
+}

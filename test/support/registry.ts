@@ -1,0 +1,213 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { createServer, request as httpRequest } from 'node:http'
+import { type AddressInfo, connect } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after } from 'node:test'
+import { addAccount } from '../../lib/auth/accounts.ts'
+import { createApp } from '../../runtime/app.ts'
+import { loadConfig } from '../../runtime/config.ts'
+import { openDatabaseFile } from '../../runtime/database-file.ts'
+import { startAppServer } from '../../runtime/main.ts'
+import { createPasswords } from '../../runtime/passwords.ts'
+import { loadHandlers, makeAssets, nativeFetch } from './assets.ts'
+import { listeningPort } from './process.ts'
+
+export interface Login {
+  name: string
+  password: string
+}
+
+export interface FetchOptions {
+  body?: BodyInit | Uint8Array | null
+  headers?: Record<string, string>
+  duplex?: 'half'
+  /** Who asks; null is anonymous, absent is the admin. */
+  as?: Login | null
+  bearer?: string
+}
+
+/** A registry with real storage behind real sockets. */
+export interface TestRegistry {
+  url: string
+  port: number
+  root: string
+  admin: Login
+  fetch(method: 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE', path: string, options?: FetchOptions): Promise<Response>
+  /** Sends `bytes` of a body and drops the connection. */
+  cut(method: string, path: string, body: Uint8Array, bytes: number): Promise<void>
+  token(...scopes: string[]): Promise<string>
+  account(name: string, roles: string[], kind?: 'human' | 'system'): Promise<Login>
+  /** Raw rows, for what no client can do yet. */
+  sql(text: string, args?: (string | number | null)[]): Promise<void>
+}
+
+const password = 'correct horse battery staple'
+
+/**
+ * A registry for this test file, ended with it. `MCR_TEST_PROCESSES=3`: three processes of the build with different mount lists over one
+ * data directory, behind a plain forwarding proxy; otherwise one, from source, in this process.
+ */
+export async function testRegistry(env: Record<string, string> = {}): Promise<TestRegistry> {
+  const root = mkdtempSync(join(tmpdir(), 'mcr-test-'))
+  const settings = {
+    MCR_STORAGE_ROOT: root,
+    MCR_AUTH_BOOTSTRAP_PASSWORD: password,
+    MCR_LOG_LEVEL: 'error',
+    MCR_STORAGE_FREE_FLOOR: '0',
+    ...env,
+  }
+  const backend = process.env.MCR_TEST_PROCESSES === '3' ? await startSplit(settings) : await startInProcess(settings)
+  after(async () => {
+    await backend.stop()
+    rmSync(root, { recursive: true, force: true })
+  })
+  const admin = { name: 'admin', password }
+  const url = `http://127.0.0.1:${backend.port}`
+  const authorization = ({ as, bearer }: FetchOptions): Record<string, string> => {
+    if (bearer !== undefined) return { authorization: `Bearer ${bearer}` }
+    const login = as === undefined ? admin : as
+    return login ? { authorization: `Basic ${btoa(`${login.name}:${login.password}`)}` } : {}
+  }
+  return {
+    url,
+    port: backend.port,
+    root,
+    admin,
+    async fetch(method, path, options = {}) {
+      const { body, duplex } = options
+      return await nativeFetch(`${url}${path}`, {
+        method,
+        body,
+        duplex,
+        redirect: 'manual',
+        headers: { ...authorization(options), ...options.headers },
+      } as RequestInit)
+    },
+    async cut(method, path, body, bytes) {
+      const socket = connect(backend.port, '127.0.0.1')
+      await once(socket, 'connect')
+      const { authorization: value } = authorization({})
+      socket.write(
+        `${method} ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: ${value}\r\nContent-Length: ${body.length}\r\n\r\n`,
+      )
+      await new Promise((resolve) => socket.write(body.subarray(0, bytes), resolve))
+      await new Promise((resolve) => setTimeout(resolve, 50))
+      socket.destroy()
+      await new Promise((resolve) => setTimeout(resolve, 50))
+    },
+    async token(...scopes) {
+      const query = scopes.map((scope) => `scope=${encodeURIComponent(scope)}`).join('&')
+      const response = await nativeFetch(`${url}/v2/token?${query}`, { headers: authorization({}) })
+      return ((await response.json()) as { token: string }).token
+    },
+    async account(name, roles, kind = 'human') {
+      const passwordHash = await createPasswords().hash(password)
+      await backend.write((sql) =>
+        addAccount(sql, { subject: `local:${randomUUID()}`, name, kind, roles, passwordHash, now: Date.now() }),
+      )
+      return { name, password }
+    },
+    async sql(text, args) {
+      await backend.write((sql) => sql.run(text, args))
+    },
+  }
+}
+
+interface Backend {
+  port: number
+  write: Awaited<ReturnType<typeof openDatabaseFile>>['write']
+  stop(): Promise<void>
+}
+
+async function startInProcess(settings: Record<string, string>): Promise<Backend> {
+  const loaded = loadConfig({ env: { ...settings, MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0' } })
+  if ('problems' in loaded) throw new Error(JSON.stringify(loaded.problems))
+  const handlers = await loadHandlers()
+  const app = await createApp(loaded.config, makeAssets(handlers), Object.values(handlers), (error) => {
+    throw error
+  })
+  const server = await startAppServer(app, loaded.config)
+  return {
+    port: server.port,
+    write: (work) => app.database.write(work),
+    async stop() {
+      await server.drain(1_000)
+      await app.close()
+    },
+  }
+}
+
+/** Which of the three serves a request; where two can, they take turns. */
+let pingTurn = 0
+function processFor(method: string, path: string): 'pull' | 'push' | 'auth' {
+  if (path.startsWith('/v2/token')) return 'auth'
+  if (path === '/v2/' || path === '/v2') return pingTurn++ % 2 === 0 ? 'auth' : 'pull'
+  if (
+    /\/blobs\/uploads(\/[^/?]*)?(\?|$)/.test(path) &&
+    !/\/(manifests|referrers)\/[^/?]*(\?|$)|\/tags\/list(\?|$)|\/blobs\/[^/?]*:[^/?]*(\?|$)/.test(path)
+  )
+    return 'push'
+  return method === 'GET' || method === 'HEAD' ? 'pull' : 'push'
+}
+
+async function startSplit(settings: Record<string, string>): Promise<Backend> {
+  const ports = { pull: 0, push: 0, auth: 0 }
+  const children: ChildProcess[] = []
+  const proxy = createServer({ keepAliveTimeout: 60_000, requestTimeout: 0, maxHeaderSize: 64 * 1024 }, (req, res) => {
+    const port = ports[processFor(req.method ?? 'GET', req.url ?? '/')]
+    const upstream = httpRequest(
+      { host: '127.0.0.1', port, method: req.method, path: req.url, headers: req.headers, setHost: false },
+      (answer) => {
+        const { connection: _connection, 'keep-alive': _keepAlive, ...headers } = answer.headers
+        res.writeHead(answer.statusCode ?? 502, headers)
+        answer.pipe(res)
+        // An answer may come before the body has gone through; what is left of it is the proxy's to swallow.
+        answer.once('end', () => {
+          req.unpipe(upstream)
+          req.resume()
+        })
+      },
+    )
+    upstream.on('error', () => {
+      if (!res.headersSent) res.destroy()
+    })
+    req.on('aborted', () => upstream.destroy())
+    req.pipe(upstream)
+  })
+  proxy.listen(0, '127.0.0.1')
+  await once(proxy, 'listening')
+  const { port } = proxy.address() as AddressInfo
+  for (const mount of ['push', 'pull', 'auth'] as const) {
+    const child = spawn(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', mount], {
+      env: {
+        PATH: process.env.PATH,
+        ...settings,
+        MCR_LOG_LEVEL: 'info',
+        MCR_LOG_FORMAT: 'json',
+        MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
+        MCR_SERVER_PUBLIC_URL: `http://127.0.0.1:${port}`,
+      },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
+    children.push(child)
+    ports[mount] = await listeningPort(child)
+  }
+  const database = await openDatabaseFile(join(settings.MCR_STORAGE_ROOT as string, 'mcr.db'), { onFatal: () => undefined })
+  return {
+    port,
+    write: (work) => database.write(work),
+    async stop() {
+      await database.close()
+      proxy.close()
+      proxy.closeAllConnections()
+      for (const child of children) {
+        child.kill('SIGTERM')
+        if (child.exitCode === null) await once(child, 'exit')
+      }
+    },
+  }
+}
