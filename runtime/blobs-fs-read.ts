@@ -24,7 +24,7 @@ const smallBytes = 64 * 1024
 /** A call this slow waited for a disk, not for the page cache. */
 const slowMs = 5
 const slowForMs = 10_000
-const manyStreams = 16
+const manyStreams = 8
 
 type Part = Uint8Array | { at: number; length: number }
 
@@ -96,7 +96,9 @@ export function createReader(): BlobReader {
 
   function stream(fd: number, parts: readonly Part[]): BodyInit {
     streams++
-    return fileStream(fd, parts, chunkBytes, () => {
+    // Reading ahead keeps one fast client busy; for many slow ones it doubles what each of them holds.
+    const ahead = streams > manyStreams ? 0 : chunkBytes()
+    return fileStream(fd, parts, ahead, chunkBytes, () => {
       streams--
     }) as unknown as BodyInit
   }
@@ -128,13 +130,19 @@ export function createReader(): BlobReader {
 }
 
 /** A stream over parts of an open file. A file that ends early breaks the stream: a short body must not look like a whole one. */
-function fileStream(fd: number, parts: readonly Part[], chunkBytes: () => number, onClose: () => void): Readable {
+function fileStream(
+  fd: number,
+  parts: readonly Part[],
+  highWaterMark: number,
+  chunkBytes: () => number,
+  onClose: () => void,
+): Readable {
   let index = 0
   let done = 0
   let reading = false
   let onIdle: (() => void) | undefined
   return new Readable({
-    highWaterMark: chunkBytes(),
+    highWaterMark,
     read() {
       let part = parts[index]
       while (part && part.length === 0) part = parts[++index]

@@ -79,9 +79,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const state = { draining: false, active: 0 }
   const listener = (req: Req, res: Res) => void serve(req, res, options, () => tls, trusted, state)
 
-  const server = tls ? secureServer(tls) : createServer({ maxHeaderSize: headerBytes, noDelay: true })
+  const server = tls ? secureServer(tls) : createServer({ maxHeaderSize: headerBytes, noDelay: true, requireHostHeader: false })
   server.on('request', listener as never)
   server.on('checkContinue', listener as never)
+  server.on('checkExpectation', listener as never)
   server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
   if ('requestTimeout' in server) {
     const plain = server as Server
@@ -152,6 +153,8 @@ function secureServer(tls: LoadedTls): Http2SecureServer {
   return createSecureServer({
     ...tls.context,
     allowHTTP1: true,
+    // We refuse it ourselves, in the protocol's form.
+    requireHostHeader: false,
     minVersion: 'TLSv1.2',
     maxHeaderSize: headerBytes,
     settings: { maxConcurrentStreams: 100, maxHeaderListSize: headerBytes },

@@ -1,5 +1,6 @@
 import { Command } from 'commander'
-import { type Config, formatProblems, keys, loadConfig } from '../config.ts'
+import { type Config, formatProblems, loadConfig } from '../config.ts'
+import { keys } from '../config-keys.ts'
 
 /** `mcr config`: what the configuration says, and what it may say. */
 export function configCommand(program: Command, load: () => Config): Command {

@@ -172,6 +172,20 @@ test('too many open files are told apart from a broken disk', { skip }, async (t
   assert.equal(treeOf(root).length, 1)
 })
 
+test('once the disk was slow, files are opened in the thread pool', { skip }, async (t) => {
+  const { calls, lines } = await trace(
+    t,
+    ['inject=openat:delay_exit=8000'],
+    `const one = await put(Buffer.from('small'))
+     await store.commit('up', one.part, one.sha256)
+     for (const _ of [1, 2]) console.log(Buffer.from(await store.open(one.sha256, 'up', 5)).toString())`,
+  )
+  assert.deepEqual(lines, ['small', 'small'])
+  const threads = calls.filter((line) => /openat.*\/[0-9a-f]{64}\.up", O_RDONLY/.test(line)).map((line) => line.split(' ')[0])
+  assert.equal(threads.length, 2)
+  assert.notEqual(threads[0], threads[1])
+})
+
 test('a network file system is refused', { skip }, async (t) => {
   const { options } = await openTestBlobs(t)
   const module = new URL('../../runtime/blobs-fs.ts', import.meta.url).href

@@ -26,14 +26,20 @@ async function serve(t: TestContext, kind: 'http' | 'http2') {
   const server: Server | Http2Server = kind === 'http' ? createServer(adapter as never) : createHttp2Server(adapter as never)
   server.listen(0, '127.0.0.1')
   await once(server, 'listening')
-  t.after(() => server.close())
+  t.after(() => {
+    server.close()
+    if ('closeAllConnections' in server) server.closeAllConnections()
+  })
   const { port } = server.address() as AddressInfo
   const uploads = () => treeOf(root).filter((path) => path.startsWith('uploads/'))
   return { store, server, port, outcomes, uploads, content, openFiles }
 }
 
 async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5))
+  for (let tries = 0; !condition(); tries++) {
+    assert.ok(tries < 2000, 'it never happened')
+    await new Promise((resolve) => setTimeout(resolve, 5))
+  }
 }
 
 test('a request body is stored as it came, with and without a length', async (t) => {

@@ -1,0 +1,140 @@
+/** How a value is read. */
+export type Kind =
+  | 'text'
+  | 'secret'
+  | 'path'
+  | 'listen'
+  | 'url'
+  | 'duration'
+  | 'size'
+  | 'count'
+  | 'switch'
+  | 'list'
+  | 'networks'
+  | readonly string[]
+
+export interface Key {
+  kind: Kind
+  /** As it would be written in the file; absent: unset. */
+  byDefault?: string
+  help: string
+  /** Known because the original's files have it. */
+  original?: true
+}
+
+/** Every key there is: section, name, how it is read, what it is without being set, and what it is for. */
+export const keys = {
+  server: {
+    listen_addr: {
+      kind: 'listen',
+      byDefault: '127.0.0.1:5000',
+      help: 'Where to listen: host:port, or unix: and a path. $PORT overrides the port.',
+    },
+    tls_cert: {
+      kind: 'path',
+      help: 'Certificate chain in PEM. With it the port speaks HTTPS, HTTP/1.1 and HTTP/2. Reloaded when the file changes.',
+    },
+    tls_key: { kind: 'path', help: 'Private key in PEM, readable by the owner (and group) only.' },
+    public_url: {
+      kind: 'url',
+      help: 'The address clients use, such as https://registry.example.com. Needed when it is not loopback and not in the certificate.',
+    },
+    trusted_proxies: {
+      kind: 'networks',
+      byDefault: '',
+      help: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count. With it plain HTTP may listen off loopback.',
+    },
+    shutdown_timeout: { kind: 'duration', byDefault: '60s', help: 'How long running requests may take to end after SIGTERM.' },
+    max_connections: { kind: 'count', byDefault: '4096', help: 'Connections at a time.' },
+    max_connections_per_address: {
+      kind: 'count',
+      byDefault: '256',
+      help: 'Connections at a time from one address; loopback and proxies are exempt.',
+    },
+    min_body_rate: { kind: 'size', byDefault: '1KiB', help: 'Bytes a second that a request body must bring, over 60 seconds.' },
+    grpc_addr: { kind: 'listen', help: 'Reserved for gRPC on plain HTTP.', original: true },
+    admin_addr: { kind: 'listen', help: 'Reserved for a listener of its own for administration.' },
+    read_timeout: {
+      kind: 'duration',
+      byDefault: '0s',
+      help: 'Known for old files; bodies are watched by min_body_rate instead.',
+      original: true,
+    },
+    write_timeout: { kind: 'duration', byDefault: '0s', help: 'Known for old files; has no effect.', original: true },
+    idle_timeout: {
+      kind: 'duration',
+      byDefault: '95s',
+      help: 'Known for old files; idle connections are kept for 95 seconds.',
+      original: true,
+    },
+  },
+  database: {
+    path: { kind: 'path', help: 'The metadata database. Default: mcr.db in storage.root. On a local disk.' },
+  },
+  storage: {
+    root: { kind: 'path', byDefault: './data', help: 'Directory of everything the registry keeps.' },
+    layers_path: { kind: 'path', help: 'Finished blobs. Default: blobs in storage.root.' },
+    uploads_path: {
+      kind: 'path',
+      help: 'Uploads under way, on the same file system as layers_path. Default: uploads in storage.root.',
+    },
+    sparse: {
+      kind: ['deny', 'allow'],
+      byDefault: 'deny',
+      help: 'Whether manifests may name blobs and children that are not here.',
+    },
+    free_floor: { kind: 'size', byDefault: '1GiB', help: 'Free bytes below which uploads are refused with 507.' },
+  },
+  auth: {
+    bootstrap_password: { kind: 'secret', help: 'Password of the first admin, instead of a random one.' },
+    bootstrap_password_file: { kind: 'path', help: 'A file with it.' },
+    key_file: {
+      kind: 'path',
+      help: 'Key that seals the token signing keys in the database; made at first start. Default: auth.key in storage.root.',
+    },
+    token_ttl: { kind: 'duration', byDefault: '5m', help: 'Life of a registry token, 60s at least.' },
+  },
+  policy: {
+    user_content: {
+      kind: 'switch',
+      byDefault: 'true',
+      help: 'The built-in rule that people with the role user may pull, push and delete everywhere.',
+    },
+  },
+  limits: {
+    manifest_size: { kind: 'size', byDefault: '4MiB', help: 'Largest manifest.' },
+    blob_size: { kind: 'size', byDefault: '100GiB', help: 'Largest blob.' },
+    json_depth: { kind: 'count', byDefault: '64', help: 'Deepest nesting of a manifest.' },
+    json_tokens: { kind: 'count', byDefault: '100000', help: 'Most values of a manifest.' },
+    layers: { kind: 'count', byDefault: '512', help: 'Most layers of an image.' },
+    children: { kind: 'count', byDefault: '1000', help: 'Most manifests of an index.' },
+    uploads_per_principal: { kind: 'count', byDefault: '64', help: 'Uploads one account may have open.' },
+    page_default: { kind: 'count', byDefault: '100', help: 'Entries of a catalog page when the client names no number.' },
+    page_max: { kind: 'count', byDefault: '10000', help: 'Most entries of a page; tags come in pages of this size.' },
+    tags_per_request: { kind: 'count', byDefault: '100', help: 'Most ?tag= of one manifest push.' },
+    ranges: { kind: 'count', byDefault: '1024', help: 'Most ranges of one blob request.' },
+    token_scopes: { kind: 'count', byDefault: '100', help: 'Most scopes of one token request.' },
+    upload_idle: { kind: 'duration', byDefault: '24h', help: 'Idle time after which an upload is forgotten.' },
+    delete_enabled: { kind: 'switch', byDefault: 'true', help: 'Whether anything may be deleted over the protocol.' },
+  },
+  mcias: {
+    server_url: { kind: 'url', help: 'Remote identity service.', original: true },
+    ca_cert: { kind: 'path', help: 'Its certificate authority.', original: true },
+    service_name: { kind: 'text', help: 'Our name there.', original: true },
+    tags: { kind: 'list', byDefault: '', help: 'Our tags there.', original: true },
+  },
+  sso: {
+    redirect_uri: { kind: 'url', help: 'Where a browser login comes back to.', original: true },
+  },
+  web: {
+    listen_addr: { kind: 'listen', help: 'Known for old files.', original: true },
+    grpc_addr: { kind: 'text', help: 'Known for old files.', original: true },
+    ca_cert: { kind: 'path', help: 'Known for old files.', original: true },
+    tls_cert: { kind: 'path', help: 'Known for old files.', original: true },
+    tls_key: { kind: 'path', help: 'Known for old files.', original: true },
+  },
+  log: {
+    level: { kind: ['debug', 'info', 'warn', 'error'], byDefault: 'info', help: 'Least level that is logged.' },
+    format: { kind: ['auto', 'json', 'pretty'], byDefault: 'auto', help: 'auto: pretty on a terminal, JSON elsewhere.' },
+  },
+} as const satisfies Record<string, Record<string, Key>>

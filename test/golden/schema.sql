@@ -1,0 +1,186 @@
+CREATE UNIQUE INDEX accounts_local_name ON accounts(name) WHERE source = 'local';
+CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
+CREATE UNIQUE INDEX credentials_secret ON credentials(secret) WHERE kind <> 'password';
+CREATE INDEX manifests_digest ON manifests(digest);
+CREATE INDEX manifests_subject ON manifests(repo_id, subject) WHERE subject IS NOT NULL;
+CREATE INDEX refs_digest ON refs(digest, manifest_id);
+CREATE INDEX repo_blobs_digest ON repo_blobs(digest);
+CREATE UNIQUE INDEX repositories_catalog ON repositories(name) WHERE deleted_epoch IS NULL AND visible = 1;
+CREATE UNIQUE INDEX repositories_name ON repositories(name) WHERE deleted_epoch IS NULL;
+CREATE INDEX tag_history_name ON tag_history(repo_id, name, at);
+CREATE INDEX tags_manifest ON tags(repo_id, manifest_id);
+CREATE INDEX uploads_principal ON uploads(principal);
+CREATE INDEX uploads_touched ON uploads(touched_at);
+CREATE TABLE accounts (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  subject TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('human', 'system')),
+  source TEXT NOT NULL DEFAULT 'local',
+  roles TEXT NOT NULL DEFAULT '[]',
+  disabled INTEGER NOT NULL DEFAULT 0,
+  version INTEGER NOT NULL DEFAULT 1,
+  created_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE blobs (
+  digest TEXT PRIMARY KEY,
+  inc TEXT NOT NULL UNIQUE,
+  size INTEGER NOT NULL,
+  state INTEGER NOT NULL DEFAULT 0,
+  epoch INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE credentials (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  account_id INTEGER NOT NULL REFERENCES accounts(id) ON DELETE CASCADE,
+  kind TEXT NOT NULL CHECK (kind IN ('password', 'personal', 'robot', 'login', 'external')),
+  secret TEXT NOT NULL,
+  scope TEXT,
+  version INTEGER NOT NULL DEFAULT 1,
+  created_at INTEGER NOT NULL,
+  expires_at INTEGER,
+  last_used_at INTEGER
+) STRICT;
+CREATE TABLE instance (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  name TEXT NOT NULL,
+  created_at INTEGER NOT NULL,
+  epoch INTEGER NOT NULL DEFAULT 1,
+  epoch_elapsed_ms INTEGER NOT NULL DEFAULT 0,
+  reap_seq INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE journal (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL UNIQUE,
+  at INTEGER NOT NULL,
+  type TEXT NOT NULL,
+  actor TEXT NOT NULL,
+  address TEXT,
+  repository TEXT,
+  digest TEXT,
+  tag TEXT,
+  detail TEXT
+) STRICT;
+CREATE TABLE leases (
+  name TEXT PRIMARY KEY,
+  holder TEXT NOT NULL,
+  beat INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE login_failures (
+  bucket TEXT PRIMARY KEY,
+  count INTEGER NOT NULL,
+  window_ends_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE manifest_bodies (
+  digest TEXT PRIMARY KEY,
+  body BLOB NOT NULL
+) STRICT;
+CREATE TABLE manifests (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  repo_id INTEGER NOT NULL REFERENCES repositories(id),
+  digest TEXT NOT NULL,
+  media_type TEXT NOT NULL,
+  artifact_type TEXT,
+  subject TEXT,
+  annotations TEXT,
+  size INTEGER NOT NULL,
+  created_at INTEGER NOT NULL,
+  epoch INTEGER NOT NULL,
+  deleted_epoch INTEGER,
+  UNIQUE (repo_id, digest)
+) STRICT;
+CREATE TABLE policy_rules (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  priority INTEGER NOT NULL CHECK (priority >= 1),
+  description TEXT NOT NULL DEFAULT '',
+  rule TEXT NOT NULL,
+  enabled INTEGER NOT NULL DEFAULT 1,
+  created_at INTEGER NOT NULL,
+  updated_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE refs (
+  manifest_id INTEGER NOT NULL REFERENCES manifests(id) ON DELETE CASCADE,
+  digest TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('config', 'layer', 'child', 'subject')),
+  PRIMARY KEY (manifest_id, digest, kind)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE repo_blobs (
+  repo_id INTEGER NOT NULL REFERENCES repositories(id),
+  digest TEXT NOT NULL REFERENCES blobs(digest) ON DELETE RESTRICT,
+  epoch INTEGER NOT NULL,
+  hidden_epoch INTEGER,
+  PRIMARY KEY (repo_id, digest)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE repositories (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL,
+  visible INTEGER NOT NULL DEFAULT 0,
+  logical_bytes INTEGER NOT NULL DEFAULT 0,
+  created_at INTEGER NOT NULL,
+  deleted_epoch INTEGER
+) STRICT;
+CREATE TABLE schema_migrations (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE signing_keys (
+  kid TEXT PRIMARY KEY,
+  public_jwk TEXT NOT NULL,
+  private_sealed BLOB NOT NULL,
+  created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tag_history (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  repo_id INTEGER NOT NULL,
+  name TEXT NOT NULL,
+  old_digest TEXT,
+  new_digest TEXT,
+  event_id TEXT NOT NULL,
+  at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE tags (
+  repo_id INTEGER NOT NULL REFERENCES repositories(id),
+  name TEXT NOT NULL,
+  manifest_id INTEGER NOT NULL REFERENCES manifests(id) ON DELETE RESTRICT,
+  updated_at INTEGER NOT NULL,
+  PRIMARY KEY (repo_id, name)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE trash (
+  inc TEXT PRIMARY KEY,
+  digest TEXT,
+  epoch INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE upload_segments (
+  inc TEXT NOT NULL REFERENCES uploads(inc) ON DELETE CASCADE,
+  seq INTEGER NOT NULL,
+  part TEXT NOT NULL UNIQUE,
+  size INTEGER NOT NULL,
+  sha256 TEXT NOT NULL,
+  PRIMARY KEY (inc, seq)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE uploads (
+  inc TEXT PRIMARY KEY,
+  repo_id INTEGER NOT NULL REFERENCES repositories(id),
+  principal TEXT NOT NULL,
+  state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'finishing')),
+  algorithm TEXT,
+  size INTEGER NOT NULL DEFAULT 0,
+  segments INTEGER NOT NULL DEFAULT 0,
+  epoch INTEGER NOT NULL,
+  touched_at INTEGER NOT NULL,
+  owner TEXT,
+  store_state TEXT
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER blobs_guard BEFORE DELETE ON blobs WHEN EXISTS (SELECT 1 FROM repo_blobs WHERE digest = OLD.digest)
+BEGIN SELECT RAISE(ABORT, 'blob is linked'); END;
+CREATE TRIGGER blobs_heal_guard BEFORE UPDATE OF inc ON blobs WHEN EXISTS (SELECT 1 FROM trash WHERE inc = NEW.inc)
+BEGIN SELECT RAISE(ABORT, 'incarnation is dead'); END;
+CREATE TRIGGER blobs_inc_guard BEFORE INSERT ON blobs WHEN EXISTS (SELECT 1 FROM trash WHERE inc = NEW.inc)
+BEGIN SELECT RAISE(ABORT, 'incarnation is dead'); END;
+CREATE TRIGGER link_added AFTER INSERT ON repo_blobs WHEN NEW.hidden_epoch IS NULL
+BEGIN UPDATE repositories SET logical_bytes = logical_bytes + (SELECT size FROM blobs WHERE digest = NEW.digest) WHERE id = NEW.repo_id; END;
+CREATE TRIGGER link_hidden AFTER UPDATE OF hidden_epoch ON repo_blobs WHEN (OLD.hidden_epoch IS NULL) <> (NEW.hidden_epoch IS NULL)
+BEGIN UPDATE repositories SET logical_bytes = logical_bytes
+  + CASE WHEN NEW.hidden_epoch IS NULL THEN 1 ELSE -1 END * (SELECT size FROM blobs WHERE digest = NEW.digest) WHERE id = NEW.repo_id; END;
+CREATE TRIGGER link_removed AFTER DELETE ON repo_blobs WHEN OLD.hidden_epoch IS NULL
+BEGIN UPDATE repositories SET logical_bytes = logical_bytes - (SELECT size FROM blobs WHERE digest = OLD.digest) WHERE id = OLD.repo_id; END;
+CREATE TRIGGER trash_guard BEFORE INSERT ON trash
+WHEN EXISTS (SELECT 1 FROM blobs WHERE inc = NEW.inc) OR EXISTS (SELECT 1 FROM uploads WHERE inc = NEW.inc)
+BEGIN SELECT RAISE(ABORT, 'incarnation is alive'); END;
