@@ -72,6 +72,8 @@ export async function createApp(
     rateWindowMs: 60_000,
     freeFloorBytes: config.storage.freeFloor,
     newId,
+    // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
+    expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
   })
   const tokens = createTokenKeys({
     metadata: database,

@@ -38,7 +38,12 @@ export function send(
   progress: Progress,
   options: { secure: boolean; close: boolean },
 ): void {
-  if (res.destroyed || res.writableEnded) return
+  const stream = () => (response.body as unknown as { readable?: Readable } | null)?.readable
+  if (res.destroyed || res.writableEnded) {
+    // Nobody reads it any more; what it holds open must not stay open.
+    stream()?.destroy()
+    return
+  }
   const inner = response as unknown as PonyfillInternals
   const head = flatHeaders(inner)
   head.push(...always)
@@ -58,13 +63,9 @@ export function send(
     res.end(whole)
     return
   }
-  const body = response.body as unknown as { readable?: Readable } | null
-  const stream = body?.readable
-  if (!stream) {
-    res.end()
-    return
-  }
-  pump(stream, res, progress)
+  const body = stream()
+  if (body) pump(body, res, progress)
+  else res.end()
 }
 
 /** The header object as it was given, if nothing changed it; hop-by-hop names hang an HTTP/2 response and never pass. */

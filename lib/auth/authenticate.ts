@@ -78,6 +78,7 @@ export function createAuthentication(ctx: Needs): Authentication {
     try {
       good = await ctx.passwords.verify(password, found?.hash ?? (await decoy), exchange.address)
     } catch (error) {
+      if (!found) decoy = undefined
       if ((error as { code?: string }).code !== 'PASSWORD_BUSY') throw error
       throw ociError('TOOMANYREQUESTS', undefined, { message: 'too many logins at once', headers: { 'Retry-After': '2' } })
     }

@@ -130,7 +130,7 @@ const injections: Case[] = [
   "' OR 1=1--",
   '"; DROP TABLE tags;--',
   '%27%20OR%201=1',
-  '${jndi:ldap://x}',
+  '$\u007bjndi:ldap://x}',
   '<script>',
   '../../etc',
   '\u202e',
