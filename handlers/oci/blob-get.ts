@@ -1,21 +1,15 @@
 import { reportDamage } from '../../lib/blobs/damage.ts'
+import { type BlobAnswer, sendBlob } from '../../lib/blobs/send.ts'
 import type { Base, Ports } from '../../lib/context.ts'
-import { ifRangeAllows, matchesIfNoneMatch } from '../../lib/http/conditional.ts'
+import { matchesIfNoneMatch } from '../../lib/http/conditional.ts'
 import { endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
-import { multipart } from '../../lib/http/multipart.ts'
 import { apiVersion } from '../../lib/http/response.ts'
 import { findLinkedBlob, isReferenced, type LinkedBlob, touchLink } from '../../lib/metadata/blobs.ts'
 import { findManifest, readManifestBody } from '../../lib/metadata/manifests.ts'
 import type { Digest } from '../../lib/oci/digest.ts'
 import { ociError } from '../../lib/oci/errors.ts'
 import type { RepositoryName } from '../../lib/oci/names.ts'
-import { parseRange } from '../../lib/oci/range.ts'
-
-interface Found {
-  blob: LinkedBlob
-  headers: Record<string, string>
-}
 
 /** GET and HEAD /v2/<name>/blobs/<digest>: a blob that this repository holds, whole or in ranges. */
 export default handler(
@@ -40,12 +34,12 @@ export default handler(
         const { 'Content-Length': _length, 'Content-Type': _type, ...kept } = headers
         return new Response(null, { status: 304, headers: kept })
       }
-      const response = await send(ctx, request, found, digest)
+      const response = await sendBlob(ctx, request, found, digest)
       if (response) return response
       // The file did not fit its row: gone and collected, replaced by a healing push, or damaged.
       if (await reportDamage(ctx, digest, blob.inc)) {
         const again = await look(ctx, name, digest)
-        const second = again && (await send(ctx, request, again, digest))
+        const second = again && (await sendBlob(ctx, request, again, digest))
         if (second) return second
       }
       throw error('BLOB_UNKNOWN', { name, digest })
@@ -55,7 +49,7 @@ export default handler(
 
 type Needs = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits'>
 
-async function look(ctx: Needs, name: RepositoryName, digest: Digest): Promise<Found | undefined> {
+async function look(ctx: Needs, name: RepositoryName, digest: Digest): Promise<BlobAnswer | undefined> {
   return await ctx.remember(`blob ${name} ${digest}`, async () => {
     const blob = await findLinkedBlob(ctx.metadata.read, name, digest)
     return blob && { blob, headers: headersOf(digest, blob.size) }
@@ -73,44 +67,6 @@ function headersOf(digest: Digest, size: number): Record<string, string> {
     'Cache-Control': 'private, max-age=31536000, immutable',
     'Content-Disposition': 'attachment',
     'Content-Security-Policy': "sandbox; default-src 'none'",
-  }
-}
-
-/** The body that `Range` and `If-Range` ask for (RFC 9110 §14); undefined when the file does not fit its row. */
-async function send(ctx: Needs, request: Request, { blob, headers }: Found, digest: Digest): Promise<Response | undefined> {
-  const asked = request.headers.get('range')
-  const honoured = asked !== null && ifRangeAllows(request.headers.get('if-range'), headers.ETag as string) ? asked : null
-  const range = parseRange(honoured, blob.size, ctx.limits.ranges)
-  switch (range.kind) {
-    case 'whole': {
-      const body = await ctx.blobs.open(digest, blob.inc, blob.size)
-      return body === undefined ? undefined : new Response(body, { headers })
-    }
-    case 'single': {
-      const { first, last } = range
-      const body = await ctx.blobs.open(digest, blob.inc, blob.size, { first, last })
-      if (body === undefined) return undefined
-      const length = { 'Content-Length': String(last - first + 1), 'Content-Range': `bytes ${first}-${last}/${blob.size}` }
-      return new Response(body, { status: 206, headers: { ...headers, ...length } })
-    }
-    case 'multi': {
-      const parts = multipart(range.ranges, blob.size, ctx.newId())
-      const body = await ctx.blobs.openPieces(digest, blob.inc, blob.size, parts.pieces)
-      if (body === undefined) return undefined
-      return new Response(body, { status: 206, headers: { ...headers, ...parts.headers } })
-    }
-    case 'too-many':
-      throw ociError('UNSUPPORTED', `more than ${ctx.limits.ranges} ranges`, { status: 400, message: 'too many ranges' })
-    case 'unsatisfiable':
-      throw ociError(
-        'BLOB_UPLOAD_INVALID',
-        { range: asked, size: blob.size },
-        {
-          status: 416,
-          message: 'range not satisfiable',
-          headers: { 'Content-Range': `bytes */${blob.size}` },
-        },
-      )
   }
 }
 
