@@ -125,8 +125,8 @@ function mediaTypeOf(body: Json, contentType: string): string {
 }
 
 function detect(body: Json): string {
-  if (Array.isArray(body.manifests)) return ociIndex
-  if (body.config !== undefined && Array.isArray(body.layers)) {
+  if (Array.isArray(body.manifests) || body.manifests === null) return ociIndex
+  if (body.config !== undefined && (Array.isArray(body.layers) || body.layers === null)) {
     const config = (body.config as Json | null)?.mediaType
     return config === 'application/vnd.docker.container.image.v1+json' ? dockerManifest : ociManifest
   }
