@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdirSync, statSync } from 'node:fs'
 import { createAuthentication, formatChallenge } from '../lib/auth/authenticate.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
-import type { Base, Ports, RegistryContext } from '../lib/context.ts'
+import type { Base, RegistryContext } from '../lib/context.ts'
 import { type Handler, mount, type Route } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
 import { expireUploads } from '../lib/jobs/expire-uploads.ts'
@@ -11,7 +11,7 @@ import { reapTrash } from '../lib/jobs/reap-trash.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
-import { ensureAdmin, ensureInstance, forgetFirstPassword } from './bootstrap.ts'
+import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { type FileDatabase, openDatabaseFile } from './database-file.ts'
 import { startJobs } from './jobs.ts'
@@ -86,14 +86,10 @@ export async function createApp(
 
   const challenge: Base['challenge'] = (exchange, scope, problem) => formatChallenge(instance, exchange, scope, problem)
   const count = metrics.count
-  const authentication = createAuthentication({ now, remember, count, challenge, metadata: database, passwords, tokens })
-  const logins: Ports['logins'] = {
-    async login(name, password, exchange) {
-      const login = await authentication.login(name, password, exchange)
-      if (name === 'admin') forgetFirstPassword(config.storage.root)
-      return login
-    },
-  }
+  const needs = { now, remember, count, challenge, metadata: database, passwords, tokens }
+  const authentication = createAuthentication(needs, (name) => {
+    if (name === firstAdmin) forgetFirstPassword(config.storage.root)
+  })
   const ctx: RegistryContext = {
     authenticate: authentication.authenticate,
     decide: createDecide({ now, remember, metadata: database }, config.policy),
@@ -107,7 +103,7 @@ export async function createApp(
     blobs,
     tokens,
     passwords,
-    logins,
+    logins: authentication,
     limits: config.limits,
     renderMetrics: metrics.render,
   }

@@ -7,6 +7,9 @@ import { isMetadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore } from '../lib/metadata/sql.ts'
 import type { Config } from './config.ts'
 
+/** The account of a first start. */
+export const firstAdmin = 'admin'
+
 export const passwordFile = (root: string) => join(root, 'admin-password')
 
 /** The registry's own name, made at its first start: service, issuer and audience of its tokens. */
@@ -55,10 +58,10 @@ export async function ensureAdmin(
     if (isMetadataError(error) && error.code === 'DB_CONSTRAINT') return undefined
     throw error
   }
-  if (given !== undefined) return { name: 'admin' }
+  if (given !== undefined) return { name: firstAdmin }
   const file = passwordFile(config.storage.root)
   writeFileSync(file, `${password}\n`, { mode: 0o600 })
-  return { name: 'admin', password, file }
+  return { name: firstAdmin, password, file }
 }
 
 /** Removes the file with the first password: it was used, or is no longer the password. */

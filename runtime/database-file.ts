@@ -138,6 +138,9 @@ function bindable(value: SqlValue): SqlValue {
     case 'boolean':
       return value ? 1n : 0n
     case 'string':
+      // The driver cuts text at the first NUL.
+      if (value.includes('\0')) throw metadataError('DB_ERROR', 'cannot bind a text with a NUL')
+      return value
     case 'bigint':
       return value
     default:

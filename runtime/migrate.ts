@@ -12,17 +12,20 @@ const applicationId = 0x4d435231
 export async function migrate(store: MetadataStore, migrations: Readonly<Record<string, string>>): Promise<string[]> {
   const names = Object.keys(migrations).sort()
   const ran: string[] = []
-  await store.write(async (sql) => await claim(sql))
+  await store.write(async (sql) => {
+    await claim(sql)
+    const done = await sql.all<{ name: string }>(`SELECT name FROM schema_migrations ORDER BY name`)
+    const newer = done.find((row) => !names.includes(row.name))
+    if (newer)
+      throw new Error(
+        `the database has migration ${newer.name}, which this version does not know: run the version that made it, or a newer one`,
+      )
+  })
   for (const name of names) {
     const text = migrations[name] as string
     const sum = createHash('sha256').update(text).digest('hex')
     const isNew = await store.write(async (sql) => {
       const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM schema_migrations ORDER BY name`)
-      const newer = done.find((row) => !names.includes(row.name))
-      if (newer)
-        throw new Error(
-          `the database has migration ${newer.name}, which this version does not know: run the version that made it, or a newer one`,
-        )
       const before = done.find((row) => row.name === name)
       if (before && before.sum !== sum)
         throw new Error(`migration ${name} was edited after it ran on this database: restore the released text`)

@@ -20,6 +20,7 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
   ],
   ['conformance', node, ['test/conformance/run.ts']],
   ['e2e', node, ['test/e2e/run.ts']],
+  ['e2e, three processes', node, ['test/e2e/run.ts', '--split']],
 ]
 
 const wanted = process.argv.slice(2)

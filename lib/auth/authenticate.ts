@@ -27,9 +27,9 @@ const nobody: Caller = { principal: anonymous }
 
 /**
  * Who calls: a registry token, or a name and password on any route. Credentials that are sent and wrong are always 401 and never fall
- * back to anonymous. State, roles and version of the account are those of this moment, whatever a token was made from.
+ * back to anonymous. `onLogin` hears of every good login by password. State, roles and version of the account are those of this moment, whatever a token was made from.
  */
-export function createAuthentication(ctx: Needs): Authentication {
+export function createAuthentication(ctx: Needs, onLogin: (name: string) => void = () => undefined): Authentication {
   const goodLogins = new Map<string, { version: number; until: number }>()
   const memoryKey = crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
   let decoy: Promise<string> | undefined
@@ -55,6 +55,7 @@ export function createAuthentication(ctx: Needs): Authentication {
     const good = await passwordIsGood(found, name, password, exchange)
     if (good && found && !found.account.disabled) {
       ctx.count('logins_total', { result: 'ok' })
+      onLogin(name)
       return found
     }
     ctx.count('logins_total', { result: 'refused' })

@@ -6,7 +6,7 @@ import { addAccount, listAccounts, parseAccountName, parseRole, setPassword } fr
 import { change } from '../../lib/journal/change.ts'
 import { isMetadataError } from '../../lib/metadata/errors.ts'
 import type { Assets } from '../app.ts'
-import { forgetFirstPassword } from '../bootstrap.ts'
+import { firstAdmin, forgetFirstPassword } from '../bootstrap.ts'
 import type { Config } from '../config.ts'
 import { type FileDatabase, openDatabaseFile } from '../database-file.ts'
 import { migrate } from '../migrate.ts'
@@ -84,7 +84,7 @@ export function accountCommand(load: () => Config, assets: Assets): Command {
           if (!(await setPassword(sql, name, passwordHash))) throw new Error(`there is no account ${name}; see mcr account list`)
           await append({ type: 'account_changed', detail: { subject: name, what: 'password' } })
         })
-        if (name === 'admin') forgetFirstPassword(config.storage.root)
+        if (name === firstAdmin) forgetFirstPassword(config.storage.root)
         console.log(`changed the password of ${name}`)
         if (generated) console.log(`password: ${password}`)
       })

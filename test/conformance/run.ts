@@ -1,10 +1,11 @@
-// Runs the official conformance suite: versions 1.1 and dev, HTTP and HTTPS, as it comes and with sparse data. No failure and no skip is let pass.
+// Runs the official conformance suite: versions 1.1 and dev, HTTP and HTTPS, as it comes, with sparse data, and over three processes. No failure and no skip is let pass.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { findTool, makeCertificate, password, startRegistry } from '../support/process.ts'
+import { findTool, makeCertificate, password } from '../support/process.ts'
+import { startShape } from '../support/split.ts'
 
 const suite = findTool('conformance')
 if (!suite) {
@@ -24,15 +25,20 @@ let failed = 0
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-conformance-'))
 const certificate = makeCertificate(scratch)
 
-console.log('version  scheme  sparse  pass  fail  skip  disabled')
-for (const sparse of [false, true]) {
+console.log('version  scheme  sparse  processes  pass  fail  skip  disabled')
+for (const [processes, sparse] of [
+  [1, false],
+  [1, true],
+  [3, false],
+] as const) {
   for (const scheme of ['http', 'https'] as const) {
-    const registry = await startRegistry({
-      tls: scheme === 'https' ? certificate : undefined,
-      env: sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {},
-    })
+    const registry = await startShape(
+      processes,
+      scheme === 'https' ? certificate : undefined,
+      sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {},
+    )
     for (const version of ['1.1', 'dev']) {
-      const results = join(scratch, `${version}-${scheme}-${sparse}`)
+      const results = join(scratch, `${version}-${scheme}-${sparse}-${processes}`)
       const run = await runSuite({
         cwd: scratch,
         env: {
@@ -59,9 +65,10 @@ for (const sparse of [false, true]) {
           version.padEnd(8),
           scheme.padEnd(7),
           String(sparse).padEnd(7),
-          counts.pass,
-          counts.fail,
-          counts.skip,
+          String(processes).padEnd(10),
+          String(counts.pass).padEnd(5),
+          String(counts.fail).padEnd(5),
+          String(counts.skip).padEnd(5),
           counts.disabled,
         ].join(' '),
       )

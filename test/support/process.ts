@@ -51,6 +51,18 @@ export interface RegistryProcess {
 
 export const password = 'correct-horse-battery'
 
+/** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. */
+export function spawnRegistry(args: string[], settings: Record<string, string>): ChildProcess {
+  const child = spawn(process.execPath, [join(root, 'dist/mcr.mjs'), 'serve', ...args], {
+    env: { PATH: process.env.PATH, HOME: process.env.HOME, MCR_LOG_FORMAT: 'json', ...settings, MCR_LOG_LEVEL: 'info' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  const kill = () => child.kill('SIGKILL')
+  process.once('exit', kill)
+  child.once('exit', () => process.off('exit', kill))
+  return child
+}
+
 /** Starts the built registry with an admin of that password on a free loopback port, and waits until it is ready. */
 export async function startRegistry(
   options: { tls?: { cert: string; key: string }; env?: Record<string, string>; port?: number } = {},
@@ -60,20 +72,13 @@ export async function startRegistry(
   let port = options.port ?? 0
 
   const start = async () => {
-    child = spawn(process.execPath, [join(root, 'dist/mcr.mjs'), 'serve'], {
-      env: {
-        PATH: process.env.PATH,
-        HOME: process.env.HOME,
-        MCR_STORAGE_ROOT: dir,
-        MCR_STORAGE_FREE_FLOOR: '0',
-        MCR_AUTH_BOOTSTRAP_PASSWORD: password,
-        MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${port}`,
-        MCR_LOG_FORMAT: 'json',
-        MCR_LOG_LEVEL: 'info',
-        ...(options.tls ? { MCR_SERVER_TLS_CERT: options.tls.cert, MCR_SERVER_TLS_KEY: options.tls.key } : {}),
-        ...options.env,
-      },
-      stdio: ['ignore', 'pipe', 'inherit'],
+    child = spawnRegistry([], {
+      MCR_STORAGE_ROOT: dir,
+      MCR_STORAGE_FREE_FLOOR: '0',
+      MCR_AUTH_BOOTSTRAP_PASSWORD: password,
+      MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${port}`,
+      ...(options.tls ? { MCR_SERVER_TLS_CERT: options.tls.cert, MCR_SERVER_TLS_KEY: options.tls.key } : {}),
+      ...options.env,
     })
     port = await listeningPort(child)
   }
@@ -83,8 +88,6 @@ export async function startRegistry(
     child.kill(signal)
     await once(child, 'exit')
   }
-  const kill = () => child.kill('SIGKILL')
-  process.once('exit', kill)
   return {
     host: `localhost:${port}`,
     url: `${options.tls ? 'https' : 'http'}://localhost:${port}`,
@@ -99,7 +102,6 @@ export async function startRegistry(
     },
     async remove() {
       await stop()
-      process.off('exit', kill)
       rmSync(dir, { recursive: true, force: true })
     },
   }

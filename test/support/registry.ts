@@ -1,9 +1,7 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
-import { createServer, request as httpRequest } from 'node:http'
-import { type AddressInfo, connect } from 'node:net'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
@@ -14,7 +12,7 @@ import { openDatabaseFile } from '../../runtime/database-file.ts'
 import { startAppServer } from '../../runtime/main.ts'
 import { createPasswords } from '../../runtime/passwords.ts'
 import { loadHandlers, makeAssets, nativeFetch } from './assets.ts'
-import { listeningPort } from './process.ts'
+import { startSplit } from './split.ts'
 
 export interface Login {
   name: string
@@ -60,7 +58,7 @@ export async function testRegistry(env: Record<string, string> = {}): Promise<Te
     MCR_STORAGE_FREE_FLOOR: '0',
     ...env,
   }
-  const backend = process.env.MCR_TEST_PROCESSES === '3' ? await startSplit(settings) : await startInProcess(settings)
+  const backend = process.env.MCR_TEST_PROCESSES === '3' ? await startSplitBackend(settings) : await startInProcess(settings)
   after(async () => {
     await backend.stop()
     rmSync(root, { recursive: true, force: true })
@@ -141,73 +139,15 @@ async function startInProcess(settings: Record<string, string>): Promise<Backend
   }
 }
 
-/** Which of the three serves a request; where two can, they take turns. */
-let pingTurn = 0
-function processFor(method: string, path: string): 'pull' | 'push' | 'auth' {
-  if (path.startsWith('/v2/token')) return 'auth'
-  if (path === '/v2/' || path === '/v2') return pingTurn++ % 2 === 0 ? 'auth' : 'pull'
-  if (
-    /\/blobs\/uploads(\/[^/?]*)?(\?|$)/.test(path) &&
-    !/\/(manifests|referrers)\/[^/?]*(\?|$)|\/tags\/list(\?|$)|\/blobs\/[^/?]*:[^/?]*(\?|$)/.test(path)
-  )
-    return 'push'
-  return method === 'GET' || method === 'HEAD' ? 'pull' : 'push'
-}
-
-async function startSplit(settings: Record<string, string>): Promise<Backend> {
-  const ports = { pull: 0, push: 0, auth: 0 }
-  const children: ChildProcess[] = []
-  const proxy = createServer({ keepAliveTimeout: 60_000, requestTimeout: 0, maxHeaderSize: 64 * 1024 }, (req, res) => {
-    const port = ports[processFor(req.method ?? 'GET', req.url ?? '/')]
-    const upstream = httpRequest(
-      { host: '127.0.0.1', port, method: req.method, path: req.url, headers: req.headers, setHost: false },
-      (answer) => {
-        const { connection: _connection, 'keep-alive': _keepAlive, ...headers } = answer.headers
-        res.writeHead(answer.statusCode ?? 502, headers)
-        answer.pipe(res)
-        // An answer may come before the body has gone through; what is left of it is the proxy's to swallow.
-        answer.once('end', () => {
-          req.unpipe(upstream)
-          req.resume()
-        })
-      },
-    )
-    upstream.on('error', () => {
-      if (!res.headersSent) res.destroy()
-    })
-    req.on('aborted', () => upstream.destroy())
-    req.pipe(upstream)
-  })
-  proxy.listen(0, '127.0.0.1')
-  await once(proxy, 'listening')
-  const { port } = proxy.address() as AddressInfo
-  for (const mount of ['push', 'pull', 'auth'] as const) {
-    const child = spawn(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', mount], {
-      env: {
-        PATH: process.env.PATH,
-        ...settings,
-        MCR_LOG_LEVEL: 'info',
-        MCR_LOG_FORMAT: 'json',
-        MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
-        MCR_SERVER_PUBLIC_URL: `http://127.0.0.1:${port}`,
-      },
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
-    children.push(child)
-    ports[mount] = await listeningPort(child)
-  }
+async function startSplitBackend(settings: Record<string, string>): Promise<Backend> {
+  const split = await startSplit(settings)
   const database = await openDatabaseFile(join(settings.MCR_STORAGE_ROOT as string, 'mcr.db'), { onFatal: () => undefined })
   return {
-    port,
+    port: split.port,
     write: (work) => database.write(work),
     async stop() {
       await database.close()
-      proxy.close()
-      proxy.closeAllConnections()
-      for (const child of children) {
-        child.kill('SIGTERM')
-        if (child.exitCode === null) await once(child, 'exit')
-      }
+      await split.stop()
     },
   }
 }
