@@ -1,8 +1,12 @@
 import { ociError } from '../oci/errors.ts'
 
+/** A small body must be here within this time; large ones are watched by their rate. */
+const bodyMs = 60_000
+
 /**
  * The whole of a small request body.
- * Errors: `code` with status 413 as soon as more than `limit` bytes are announced or have arrived.
+ * Errors: `code` with status 413 as soon as more than `limit` bytes are announced or have arrived, 408 when it takes longer than a minute,
+ * 400 when the client leaves.
  */
 export async function readBody(
   request: Request,
@@ -16,14 +20,28 @@ export async function readBody(
   let size = 0
   const reader = request.body?.getReader()
   if (reader) {
-    for (;;) {
-      const { done, value } = await reader.read()
-      if (done) break
-      size += value.byteLength
-      if (size > limit) throw tooLarge()
-      chunks.push(value)
+    let late = false
+    const timer = setTimeout(() => {
+      late = true
+      reader.cancel().catch(() => undefined)
+    }, bodyMs)
+    try {
+      for (;;) {
+        const { done, value } = await reader.read()
+        if (done) break
+        size += value.byteLength
+        if (size > limit) throw tooLarge()
+        chunks.push(value)
+      }
+    } catch (error) {
+      if (size > limit) throw error
+      throw ociError(code, 'the body ended early', { status: 400 })
+    } finally {
+      clearTimeout(timer)
     }
+    if (late) throw ociError(code, 'the body came too slowly', { status: 408 })
   }
+  if (announced > 0 && size < announced) throw ociError(code, 'the body ended early', { status: 400 })
   const body = new Uint8Array(size)
   let at = 0
   for (const chunk of chunks) {
