@@ -13,7 +13,7 @@ import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
 import type { Config } from './config.ts'
-import { type FileDatabase, openDatabaseFile } from './database-file.ts'
+import { type Database, openDatabase } from './database.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -34,7 +34,7 @@ export interface App {
   ctx: RegistryContext
   logger: Logger
   metrics: Metrics
-  database: FileDatabase
+  database: Database
   /** Set on a first start that made the admin. */
   admin?: Awaited<ReturnType<typeof ensureAdmin>>
   startJobs(names: readonly string[]): void
@@ -57,7 +57,7 @@ export async function createApp(
 ): Promise<App> {
   const logger = createLogger(config.log)
   prepareRoot(config.storage.root)
-  const database = await openDatabaseFile(config.database.path, { onFatal })
+  const database = await openDatabase(config, onFatal)
   const now = () => Date.now()
   const newId = () => randomUUID()
   await migrate(database, assets.migrations)
@@ -110,7 +110,7 @@ export async function createApp(
 
   const checkpoints = setInterval(() => {
     if (database.walBytes() === 0) return
-    database.checkpoint().then(
+    database.checkpoint?.().then(
       ({ walBytes }) => {
         if (walBytes > walLimitBytes * 8) logger.log({ level: 'warn', event: 'wal_large', bytes: walBytes })
       },

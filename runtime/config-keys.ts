@@ -70,6 +70,12 @@ export const keys = {
   },
   database: {
     path: { kind: 'path', help: 'The metadata database. Default: mcr.db in storage.root. On a local disk.' },
+    url: {
+      kind: 'url',
+      help: 'A libSQL server instead of a file. It syncs nothing per commit: safe against kills, not against its own power cut.',
+    },
+    auth_token: { kind: 'secret', help: 'Its token.' },
+    auth_token_file: { kind: 'path', help: 'A file with it.' },
   },
   storage: {
     root: { kind: 'path', byDefault: './data', help: 'Directory of everything the registry keeps.' },

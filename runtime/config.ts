@@ -25,7 +25,7 @@ export interface Config {
     maxConnectionsPerAddress: number
     minBodyRate: number
   }
-  readonly database: { path: string }
+  readonly database: { path: string; url?: string; authToken?: string }
   readonly storage: { root: string; layersPath: string; uploadsPath: string; freeFloor: number }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
   readonly policy: { userContent: boolean }
@@ -238,13 +238,14 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       text('server.tls_cert') === undefined ? 'server.tls_cert' : 'server.tls_key',
       'set together: server.tls_cert and server.tls_key',
     )
-  for (const key of ['server.tls_cert', 'server.tls_key', 'auth.bootstrap_password_file'])
+  for (const key of ['server.tls_cert', 'server.tls_key', 'auth.bootstrap_password_file', 'database.auth_token_file'])
     if (text(key) !== undefined && !existsSync(text(key) as string)) problem(key, 'a file that exists')
   if (number('auth.token_ttl') < 60_000) problem('auth.token_ttl', '60s at least: clients raise shorter lives to that')
   if (number('limits.manifest_size') > 4 * 2 ** 20) problem('limits.manifest_size', '4MiB at most: clients read no larger ones')
-  const passwordFile = text('auth.bootstrap_password_file')
-  const fromFile =
-    passwordFile !== undefined && existsSync(passwordFile) ? readFileSync(passwordFile, 'utf8').replace(/\r?\n$/, '') : undefined
+  const secretFrom = (key: string) => {
+    const file = text(key)
+    return file !== undefined && existsSync(file) ? readFileSync(file, 'utf8').replace(/\r?\n$/, '') : undefined
+  }
   return {
     server: {
       listenAddr: text('server.listen_addr') ?? '',
@@ -257,7 +258,11 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       maxConnectionsPerAddress: number('server.max_connections_per_address'),
       minBodyRate: number('server.min_body_rate'),
     },
-    database: { path: text('database.path') ?? join(root, 'mcr.db') },
+    database: {
+      path: text('database.path') ?? join(root, 'mcr.db'),
+      url: text('database.url'),
+      authToken: text('database.auth_token') ?? secretFrom('database.auth_token_file'),
+    },
     storage: {
       root,
       layersPath: text('storage.layers_path') ?? join(root, 'blobs'),
@@ -265,7 +270,7 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       freeFloor: number('storage.free_floor'),
     },
     auth: {
-      bootstrapPassword: text('auth.bootstrap_password') ?? fromFile,
+      bootstrapPassword: text('auth.bootstrap_password') ?? secretFrom('auth.bootstrap_password_file'),
       keyFile: text('auth.key_file') ?? join(root, 'auth.key'),
       tokenTtlSeconds: number('auth.token_ttl') / 1000,
     },

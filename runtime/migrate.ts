@@ -1,9 +1,6 @@
 import { createHash } from 'node:crypto'
 import type { MetadataStore, Sql } from '../lib/metadata/sql.ts'
 
-/** "MCR1": says in the file's header whose database this is. */
-const applicationId = 0x4d435231
-
 /**
  * Brings a database to the newest schema, each migration in a transaction of its own; processes that start together wait for one another.
  * `migrations` are SQL texts by name, numbered. Shape: the names that ran now.
@@ -14,7 +11,7 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
   const ran: string[] = []
   await store.write(async (sql) => {
     await claim(sql)
-    const done = await sql.all<{ name: string }>(`SELECT name FROM schema_migrations ORDER BY name`)
+    const done = await sql.all<{ name: string }>(`SELECT name FROM mcr_schema ORDER BY name`)
     const newer = done.find((row) => !names.includes(row.name))
     if (newer)
       throw new Error(
@@ -25,13 +22,13 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
     const text = migrations[name] as string
     const sum = createHash('sha256').update(text).digest('hex')
     const isNew = await store.write(async (sql) => {
-      const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM schema_migrations ORDER BY name`)
+      const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM mcr_schema ORDER BY name`)
       const before = done.find((row) => row.name === name)
       if (before && before.sum !== sum)
         throw new Error(`migration ${name} was edited after it ran on this database: restore the released text`)
       if (before) return false
       for (const statement of splitStatements(text)) await sql.run(statement)
-      await sql.run(`INSERT INTO schema_migrations(name, sum) VALUES (?, ?)`, [name, sum])
+      await sql.run(`INSERT INTO mcr_schema(name, sum) VALUES (?, ?)`, [name, sum])
       return true
     })
     if (isNew) ran.push(name)
@@ -39,19 +36,18 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
   return ran
 }
 
+/** A database is ours if it has our table, new if it has none. */
 async function claim(sql: Sql): Promise<void> {
-  const [row] = await sql.all<Record<string, number>>('PRAGMA application_id')
-  const id = Object.values(row ?? {})[0]
-  if (id === applicationId) return
   const tables = await sql.all<{ name: string }>(
-    `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' LIMIT 3`,
+    `SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name`,
   )
-  if (id !== 0 || tables.length > 0)
+  const names = tables.map((table) => table.name)
+  if (names.includes('mcr_schema')) return
+  if (names.length > 0)
     throw new Error(
-      `the database belongs to another program (tables ${tables.map((table) => table.name).join(', ')}): point database.path elsewhere`,
+      `the database belongs to another program (it has ${names.slice(0, 3).join(', ')}): point database.path or database.url elsewhere`,
     )
-  await sql.all(`PRAGMA application_id = ${applicationId}`)
-  await sql.run(`CREATE TABLE schema_migrations (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID`)
+  await sql.run(`CREATE TABLE mcr_schema (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID`)
 }
 
 /** Statements of a migration: parted by semicolons that end a line, a trigger's body kept whole. */

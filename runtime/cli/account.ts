@@ -8,7 +8,7 @@ import { isMetadataError } from '../../lib/metadata/errors.ts'
 import type { Assets } from '../app.ts'
 import { firstAdmin, forgetFirstPassword } from '../bootstrap.ts'
 import type { Config } from '../config.ts'
-import { type FileDatabase, openDatabaseFile } from '../database-file.ts'
+import { type Database, openDatabase } from '../database.ts'
 import { migrate } from '../migrate.ts'
 import { createPasswords } from '../passwords.ts'
 
@@ -93,7 +93,7 @@ export function accountCommand(load: () => Config, assets: Assets): Command {
 }
 
 interface LocalContext {
-  metadata: FileDatabase
+  metadata: Database
   now: () => number
   newId: () => string
   actor: { principal: { subject: string } }
@@ -101,20 +101,10 @@ interface LocalContext {
 
 /** Opens the database as who owns it: whoever owns the data directory administers the registry. */
 async function withDatabase(config: Config, assets: Assets, work: (ctx: LocalContext) => Promise<void>): Promise<void> {
-  const { path } = config.database
-  if (!existsSync(path))
-    throw new Error(`there is no database at ${path}: start the registry once, or name the right storage.root or database.path`)
-  const { uid, gid } = statSync(path)
-  if (process.getuid?.() === 0 && uid !== 0) {
-    // Files that root made would be closed to the registry.
-    process.setgid?.(gid)
-    process.setuid?.(uid)
-  }
-  const metadata = await openDatabaseFile(path, {
-    onFatal: (error) => {
-      console.error(`mcr: ${error.message}`)
-      process.exit(1)
-    },
+  if (config.database.url === undefined) becomeOwner(config.database.path)
+  const metadata = await openDatabase(config, (error) => {
+    console.error(`mcr: ${error.message}`)
+    process.exit(1)
   })
   try {
     await migrate(metadata, assets.migrations)
@@ -127,6 +117,16 @@ async function withDatabase(config: Config, assets: Assets, work: (ctx: LocalCon
   } finally {
     await metadata.close()
   }
+}
+
+/** Steps down from root to who owns the database: files that root made would be closed to the registry. */
+function becomeOwner(path: string): void {
+  if (!existsSync(path))
+    throw new Error(`there is no database at ${path}: start the registry once, or name the right storage.root or database.path`)
+  const { uid, gid } = statSync(path)
+  if (process.getuid?.() !== 0 || uid === 0) return
+  process.setgid?.(gid)
+  process.setuid?.(uid)
 }
 
 async function askPassword(options: {

@@ -19,7 +19,19 @@ export function configCommand(program: Command, load: () => Config): Command {
   command
     .command('show')
     .description('the configuration in force, without secrets')
-    .action(() => console.log(JSON.stringify({ ...load(), auth: { ...load().auth, bootstrapPassword: undefined } }, null, 2)))
+    .action(() =>
+      console.log(
+        JSON.stringify(
+          {
+            ...load(),
+            auth: { ...load().auth, bootstrapPassword: undefined },
+            database: { ...load().database, authToken: undefined },
+          },
+          null,
+          2,
+        ),
+      ),
+    )
   command
     .command('docs')
     .description('every key as Markdown')

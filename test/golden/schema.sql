@@ -89,6 +89,7 @@ CREATE TABLE manifests (
   deleted_epoch INTEGER,
   UNIQUE (repo_id, digest)
 ) STRICT;
+CREATE TABLE mcr_schema (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE policy_rules (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   priority INTEGER NOT NULL CHECK (priority >= 1),
@@ -119,7 +120,6 @@ CREATE TABLE repositories (
   created_at INTEGER NOT NULL,
   deleted_epoch INTEGER
 ) STRICT;
-CREATE TABLE schema_migrations (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE signing_keys (
   kid TEXT PRIMARY KEY,
   public_jwk TEXT NOT NULL,

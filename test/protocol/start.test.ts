@@ -84,7 +84,7 @@ test('a database newer than the program is refused', async () => {
   await registry.stop()
   spawnSync(process.execPath, [
     '-e',
-    `const D = require('libsql'); const db = new D('${registry.dir}/mcr.db'); db.exec("INSERT INTO schema_migrations VALUES ('9999-future', 'x')")`,
+    `const D = require('libsql'); const db = new D('${registry.dir}/mcr.db'); db.exec("INSERT INTO mcr_schema VALUES ('9999-future', 'x')")`,
   ])
   const { status, text } = mcr(['serve'], { MCR_STORAGE_ROOT: registry.dir })
   assert.equal(status, 1)

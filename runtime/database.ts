@@ -1,0 +1,18 @@
+import type { MetadataStore } from '../lib/metadata/sql.ts'
+import type { Config } from './config.ts'
+import { openDatabaseFile } from './database-file.ts'
+import { openDatabaseRemote } from './database-remote.ts'
+
+/** A metadata store, and what only one that is a file of ours has. */
+export interface Database extends MetadataStore {
+  /** Size of the write-ahead log, 0 where it is not ours. */
+  walBytes(): number
+  /** Copies the log into the database; absent where a server does it. */
+  checkpoint?(): Promise<{ done: boolean; walBytes: number }>
+}
+
+/** The store that the configuration names: a libSQL server's, else a local file. Errors: as theirs. */
+export async function openDatabase({ database }: Pick<Config, 'database'>, onFatal: (error: Error) => void): Promise<Database> {
+  if (database.url === undefined) return await openDatabaseFile(database.path, { onFatal })
+  return { ...openDatabaseRemote(database.url, database.authToken), walBytes: () => 0 }
+}
