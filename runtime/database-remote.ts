@@ -12,7 +12,7 @@ const attempts = 8
  * Errors: MetadataError; a commit whose answer was lost is DB_UNKNOWN, and is looked up by whoever asked for it.
  */
 export function openDatabaseRemote(url: string, authToken: string | undefined): MetadataStore {
-  const client = createClient({ url, authToken, intMode: 'number' })
+  const client = createClient({ url, authToken, intMode: 'number', fetch: plainFetch })
   const sqlOver = (execute: (text: string, args: InValue[]) => Promise<ResultSet>): Sql => {
     const ask = async (text: string, args: readonly SqlValue[] = []) => {
       try {
@@ -64,6 +64,12 @@ export function openDatabaseRemote(url: string, authToken: string | undefined): 
       client.close()
     },
   }
+}
+
+/** The client hands over a Request of whatever kind stands on globalThis; Node's own fetch takes only its own. */
+async function plainFetch(request: Request): Promise<Response> {
+  const { method, headers, url } = request
+  return await fetch(url, { method, headers: Object.fromEntries(headers), body: method === 'GET' ? undefined : await request.arrayBuffer() })
 }
 
 function bindable(value: SqlValue): InValue {
