@@ -1,4 +1,5 @@
-// Runs the official conformance suite: versions 1.1 and dev, HTTP and HTTPS, as it comes, with sparse data, and over three processes. No failure and no skip is let pass.
+// Runs the official conformance suite: versions 1.1 and dev, HTTP and HTTPS, as it comes, with sparse data, over three
+// processes, and over a libSQL server. No failure and no skip is let pass.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -6,6 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findTool, makeCertificate, password } from '../support/process.ts'
 import { startShape } from '../support/split.ts'
+import { startSqld } from '../support/sqld.ts'
 
 const suite = findTool('conformance')
 if (!suite) {
@@ -25,63 +27,77 @@ let failed = 0
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-conformance-'))
 const certificate = makeCertificate(scratch)
 
-console.log('version  scheme  sparse  processes  pass  fail  skip  disabled')
-for (const [processes, sparse] of [
-  [1, false],
-  [1, true],
-  [3, false],
-] as const) {
-  for (const scheme of ['http', 'https'] as const) {
-    const registry = await startShape(
-      processes,
-      scheme === 'https' ? certificate : undefined,
-      sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {},
-    )
-    for (const version of ['1.1', 'dev']) {
-      const results = join(scratch, `${version}-${scheme}-${sparse}-${processes}`)
-      const run = await runSuite({
-        cwd: scratch,
-        env: {
-          ...process.env,
-          OCI_RESULTS_DIR: results,
-          OCI_VERSION: version,
-          OCI_REGISTRY: registry.host,
-          OCI_TLS: scheme === 'http' ? 'disabled' : 'enabled',
-          SSL_CERT_FILE: certificate.cert,
-          OCI_USERNAME: 'admin',
-          OCI_PASSWORD: password,
-          OCI_REPO1: `suite-${version}/one`,
-          OCI_REPO2: `suite-${version}/two`,
-          OCI_DATA_SPARSE: String(sparse),
-          // In version 1.1 what came later is off unless asked for: everything is asked for.
-          ...Object.fromEntries(apis.map((api) => [`OCI_API_${api}`, 'true'])),
-        },
-      })
-      const counts = count(run.stdout)
-      // Sparse data is off in the run "as it comes", which is the only thing that may be.
-      const good = run.status === 0 && counts.pass > 500 && counts.fail === 0 && counts.skip === 0
-      console.log(
-        [
-          version.padEnd(8),
-          scheme.padEnd(7),
-          String(sparse).padEnd(7),
-          String(processes).padEnd(10),
-          String(counts.pass).padEnd(5),
-          String(counts.fail).padEnd(5),
-          String(counts.skip).padEnd(5),
-          counts.disabled,
-        ].join(' '),
-      )
-      if (!good) console.log(`exit ${run.status}\n${run.stdout.slice(-6000)}\n${run.stderr.slice(-3000)}`)
-      passed += counts.pass || 0
-      failed += (counts.fail || 0) + (counts.skip || 0) + (good ? 0 : 1)
-    }
-    await registry.remove()
+interface Shape {
+  name: string
+  processes: 1 | 3
+  sparse?: true
+  remote?: true
+}
+const shapes: Shape[] = [
+  { name: 'one process', processes: 1 },
+  { name: 'sparse data', processes: 1, sparse: true },
+  { name: 'three processes', processes: 3 },
+  { name: 'libSQL server', processes: 1, remote: true },
+]
+
+console.log('shape            scheme  version  pass  fail  skip  disabled')
+for (const shape of shapes) {
+  if (shape.remote && !findTool('sqld') && !process.env.CI) {
+    console.log('sqld is not installed, so the run over a libSQL server is left out: .ci/install-clients installs it')
+    continue
   }
+  for (const scheme of ['http', 'https'] as const) await runShape(shape, scheme)
 }
 rmSync(scratch, { recursive: true, force: true })
 console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed === 0 ? 0 : 1)
+
+async function runShape(shape: Shape, scheme: 'http' | 'https'): Promise<void> {
+  const sqld = shape.remote && (await startSqld())
+  const registry = await startShape(shape.processes, scheme === 'https' ? certificate : undefined, {
+    ...(shape.sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {}),
+    ...(sqld ? { MCR_DATABASE_URL: sqld.url } : {}),
+  })
+  for (const version of ['1.1', 'dev']) {
+    const run = await runSuite({
+      cwd: scratch,
+      env: {
+        ...process.env,
+        OCI_RESULTS_DIR: join(scratch, `${shape.name}-${version}-${scheme}`),
+        OCI_VERSION: version,
+        OCI_REGISTRY: registry.host,
+        OCI_TLS: scheme === 'http' ? 'disabled' : 'enabled',
+        SSL_CERT_FILE: certificate.cert,
+        OCI_USERNAME: 'admin',
+        OCI_PASSWORD: password,
+        OCI_REPO1: `suite-${version}/one`,
+        OCI_REPO2: `suite-${version}/two`,
+        OCI_DATA_SPARSE: String(shape.sparse ?? false),
+        // In version 1.1 what came later is off unless asked for: everything is asked for.
+        ...Object.fromEntries(apis.map((api) => [`OCI_API_${api}`, 'true'])),
+      },
+    })
+    const { pass, fail, skip, disabled } = count(run.stdout)
+    // Sparse data is off where it is not allowed, which is the only thing that may be.
+    const good = run.status === 0 && pass > 500 && fail === 0 && skip === 0
+    console.log(
+      [
+        shape.name.padEnd(16),
+        scheme.padEnd(7),
+        version.padEnd(8),
+        `${pass}`.padEnd(5),
+        `${fail}`.padEnd(5),
+        `${skip}`.padEnd(5),
+        disabled,
+      ].join(' '),
+    )
+    if (!good) console.log(`exit ${run.status}\n${run.stdout.slice(-6000)}\n${run.stderr.slice(-3000)}`)
+    passed += pass || 0
+    failed += (fail || 0) + (skip || 0) + (good ? 0 : 1)
+  }
+  await registry.remove()
+  await sqld?.stop()
+}
 
 async function runSuite(options: {
   cwd: string

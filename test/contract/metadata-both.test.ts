@@ -1,9 +1,6 @@
 // One suite over both stores: a local file, and a libSQL server. The server is a real one, from npm.
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -12,44 +9,25 @@ import { openDatabaseFile } from '../../runtime/database-file.ts'
 import { openDatabaseRemote } from '../../runtime/database-remote.ts'
 import { migrate } from '../../runtime/migrate.ts'
 import { findTool } from '../support/process.ts'
+import { startSqld } from '../support/sqld.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-both-'))
-let server: ChildProcess | undefined
+let server: Awaited<ReturnType<typeof startSqld>> | undefined
 after(async () => {
-  server?.kill('SIGTERM')
-  if (server?.exitCode === null) await once(server, 'exit')
+  await server?.stop()
   rmSync(scratch, { recursive: true, force: true })
 })
-
-const sqld = findTool('sqld')
-
-async function startServer(): Promise<string> {
-  const probe = createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as { port: number }
-  probe.close()
-  const listen = ['--http-listen-addr', `127.0.0.1:${port}`]
-  server = spawn(sqld as string, ['--db-path', join(scratch, 'sqld'), ...listen, '--no-welcome', '--disable-metrics'], {
-    stdio: 'ignore',
-  })
-  const url = `http://127.0.0.1:${port}`
-  for (let wait = 0; wait < 200; wait++) {
-    if (
-      await fetch(`${url}/health`).then(
-        (response) => response.ok,
-        () => false,
-      )
-    )
-      return url
-    await new Promise((resolve) => setTimeout(resolve, 50))
-  }
-  throw new Error('sqld did not start')
-}
 
 const schema = readFileSync('migrations/0001-registry.sql', 'utf8')
 const stores: [name: string, open: () => Promise<MetadataStore>][] = [
   ['file', async () => await openDatabaseFile(join(scratch, 'both.db'), { onFatal: (error) => Promise.reject(error) })],
-  ['server', async () => openDatabaseRemote(await startServer(), undefined)],
+  [
+    'server',
+    async () => {
+      server = await startSqld()
+      return openDatabaseRemote(server.url, undefined)
+    },
+  ],
 ]
 const code = async (work: Promise<unknown>) =>
   await work.then(
@@ -58,7 +36,7 @@ const code = async (work: Promise<unknown>) =>
   )
 
 // On a person's machine without the server its half is named as skipped; in CI that is a failure.
-const missing = sqld || process.env.CI ? false : 'sqld is not installed: .ci/install-clients installs it'
+const missing = findTool('sqld') || process.env.CI ? false : 'sqld is not installed: .ci/install-clients installs it'
 
 for (const [name, open] of stores)
   test(`${name}: the whole contract`, { skip: name === 'server' && missing }, async (t) => {
