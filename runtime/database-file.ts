@@ -193,9 +193,9 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
     })
 
   async function drain(): Promise<void> {
-    // What arrives in the same turn of the event loop joins the group.
-    await Promise.resolve()
     while (queue.length > 0) {
+      // A commit holds the event loop while the disk syncs, and requests gather meanwhile: one turn lets them all join the group.
+      await new Promise((resolve) => setImmediate(resolve))
       const group = queue.splice(0, groupSize)
       await alone(() => commitGroup(group))
     }
