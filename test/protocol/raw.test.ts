@@ -1,6 +1,7 @@
 // What a client can send that no HTTP library would: targets, hosts, framing, repeated headers. Each case has its status; none is a 5xx,
 // and none changes what is stored.
 import assert from 'node:assert/strict'
+import { request as httpRequest } from 'node:http'
 import { test } from 'node:test'
 import { pushImage, sha256 } from '../support/oci.ts'
 import { sendRaw } from '../support/raw.ts'
@@ -176,6 +177,88 @@ for (const [name, cases] of Object.entries({
     console.log(`${name}\n  ${table.join('\n  ')}`)
     assert.equal(await state(), before)
   })
+
+test('320 hostile names, digests and ids on every route: 400, 404 or 405, and nothing else (S-23, S-24)', async () => {
+  const pieces = [
+    '..',
+    '.',
+    '%2e%2e',
+    '%2E%2E',
+    '..%2f',
+    '%2f..',
+    '..%5c',
+    '%5c',
+    '\\',
+    '%00',
+    'a%00',
+    '%ff',
+    '%c0%ae',
+    '%',
+    '%g0',
+    '%25%32%66',
+    '%252f',
+    '~',
+    '$HOME',
+    '`id`',
+  ]
+  const more = [
+    ';',
+    '|',
+    '&',
+    '*',
+    '?a',
+    'a:b:c',
+    'sha256:',
+    'sha256:%2e%2e',
+    `sha256:${'g'.repeat(64)}`,
+    'sha512:00',
+    '__proto__',
+    'constructor',
+    'ü',
+    '%E2%80%AE',
+    '-',
+    '_',
+    'A',
+    'a'.repeat(4096),
+    '.'.repeat(300),
+    'uploads',
+  ]
+  const routes = [
+    'manifests/X',
+    'blobs/X',
+    'referrers/X',
+    'blobs/uploads/X',
+    'X/manifests/v1',
+    'X/tags/list',
+    `X/blobs/${sha256('x')}`,
+    'X/blobs/uploads/0',
+  ]
+  const counts: Record<number, number> = {}
+  for (const piece of [...pieces, ...more])
+    for (const route of routes) {
+      const target = `/v2/hostile/${route.replace('X', () => piece)}`
+      const status = await new Promise<number>((resolve, reject) => {
+        const req = httpRequest(
+          {
+            host: '127.0.0.1',
+            port: registry.port,
+            path: encodeURI(target).replaceAll('%25', '%'),
+            headers: { host: 'localhost', authorization: login.slice(15) },
+          },
+          (res) => {
+            res.resume()
+            resolve(res.statusCode ?? 0)
+          },
+        )
+        req.on('error', reject)
+        req.end()
+      })
+      // A referrers list of a digest nobody knows is an empty list; everything else that is well formed is not there.
+      assert.ok([400, 404, 405].includes(status), `${status} ${target}`)
+      counts[status] = (counts[status] ?? 0) + 1
+    }
+  console.log(`hostile paths: ${JSON.stringify(counts)}`)
+})
 
 test('an expectation is met once the request is allowed, and not before', async () => {
   const body = '{}'
