@@ -69,7 +69,11 @@ export function openDatabaseRemote(url: string, authToken: string | undefined): 
 /** The client hands over a Request of whatever kind stands on globalThis; Node's own fetch takes only its own. */
 async function plainFetch(request: Request): Promise<Response> {
   const { method, headers, url } = request
-  return await fetch(url, { method, headers: Object.fromEntries(headers), body: method === 'GET' ? undefined : await request.arrayBuffer() })
+  return await fetch(url, {
+    method,
+    headers: Object.fromEntries(headers),
+    body: method === 'GET' ? undefined : await request.arrayBuffer(),
+  })
 }
 
 function bindable(value: SqlValue): InValue {
