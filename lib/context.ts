@@ -1,8 +1,9 @@
-import type { Authentication } from './auth/authenticate.ts'
+import type { Authentication, Credentialed, Plane } from './auth/authenticate.ts'
 import type { PasswordHasher } from './auth/passwords.ts'
 import type { Caller } from './auth/principal.ts'
 import type { TokenKeys } from './auth/tokens.ts'
 import type { BlobStore } from './blobs/blob-store.ts'
+import type { DecisionMade, NotedEvent } from './journal/gather.ts'
 import type { MetadataStore, Sql } from './metadata/sql.ts'
 import type { LogEvent } from './observe/log.ts'
 import type { MetricName } from './observe/metrics.ts'
@@ -40,15 +41,21 @@ export interface Resource {
 /** What every endpoint is given. */
 export interface Base {
   /** Who calls. Errors: UNAUTHORIZED with a challenge (bad credentials), TOOMANYREQUESTS, UNAVAILABLE. */
-  authenticate(request: Request, exchange: Exchange): Promise<Caller>
+  authenticate(request: Credentialed, exchange: Exchange, plane: Plane): Promise<Caller>
   /**
-   * What the policy says of the caller's principal, whatever its token asked for. With `sql` it is decided from the rules as that
+   * What the policy says of the caller's principal, narrowed by its credential but not by what its registry token asked for. With `sql` it is decided from the rules as that
    * transaction sees them: what guards a change is decided where the change is made.
    */
   decide(caller: Caller, exchange: Exchange, action: Action, resource?: Resource, sql?: Sql): Promise<Decision>
   /** The value of the one `WWW-Authenticate` header. `scope` as in the token protocol; `problem` only when a token was sent. */
   challenge(exchange: Exchange, scope?: string, problem?: 'invalid_token' | 'insufficient_scope'): string
   log(event: LogEvent): void
+  /** For the journal, within a second: what changes nothing. */
+  note(event: NotedEvent): void
+  /** For the hourly aggregate of what was decided. */
+  tally(decision: DecisionMade): void
+  /** A credential was used. */
+  touch(credentialId: number): void
   count(metric: MetricName, labels?: Record<string, string>, by?: number): void
   /** Milliseconds since 1970. */
   now(): number

@@ -28,13 +28,15 @@ CREATE TABLE accounts (
   version INTEGER NOT NULL DEFAULT 1,
   created_at INTEGER NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX accounts_local_name ON accounts(name) WHERE source = 'local';
+CREATE UNIQUE INDEX accounts_own_name ON accounts(name) WHERE source IN ('local', 'robot');
 
--- What proves an account: its password, later personal and robot tokens. A registry token names the one it was made from.
+-- What proves an account: its password, and tokens and sessions by their SHA-256. `scope` narrows what it may be used for, as JSON.
+-- A registry token names the credential it was made from.
 CREATE TABLE credentials (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   account_id INTEGER NOT NULL REFERENCES accounts(id) ON DELETE CASCADE,
-  kind TEXT NOT NULL CHECK (kind IN ('password', 'personal', 'robot', 'login', 'external')),
+  kind TEXT NOT NULL CHECK (kind IN ('password', 'personal', 'robot', 'login', 'session', 'external')),
+  name TEXT NOT NULL DEFAULT '',
   secret TEXT NOT NULL,
   scope TEXT,
   version INTEGER NOT NULL DEFAULT 1,
@@ -43,6 +45,7 @@ CREATE TABLE credentials (
   last_used_at INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
+CREATE INDEX credentials_account ON credentials(account_id);
 CREATE UNIQUE INDEX credentials_secret ON credentials(secret) WHERE kind <> 'password';
 
 -- Failed logins by (account, address) and by address, in windows.
@@ -60,12 +63,14 @@ CREATE TABLE signing_keys (
   created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- `rule` is JSON. One that `managed_by` names belongs to a robot and changes with it only.
 CREATE TABLE policy_rules (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   priority INTEGER NOT NULL CHECK (priority >= 1),
   description TEXT NOT NULL DEFAULT '',
   rule TEXT NOT NULL,
   enabled INTEGER NOT NULL DEFAULT 1,
+  managed_by INTEGER REFERENCES accounts(id) ON DELETE CASCADE,
   created_at INTEGER NOT NULL,
   updated_at INTEGER NOT NULL
 ) STRICT;
@@ -186,19 +191,28 @@ CREATE TABLE trash (
   epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- Audit log, webhook outbox and activity feed in one. Whatever points at an entry uses its random id.
+-- Audit log, webhook outbox and activity feed in one. Whatever points at an entry uses its random id. `hash` chains each entry to the
+-- one before it; `payload_hash` is of what the entry says, so that retention can drop that (`dropped`) and the chain stays provable.
 CREATE TABLE journal (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  id TEXT NOT NULL UNIQUE,
+  id TEXT NOT NULL,
   at INTEGER NOT NULL,
   type TEXT NOT NULL,
-  actor TEXT NOT NULL,
+  actor TEXT,
   address TEXT,
   repository TEXT,
   digest TEXT,
   tag TEXT,
-  detail TEXT
+  detail TEXT,
+  count INTEGER NOT NULL DEFAULT 1,
+  payload_hash BLOB NOT NULL,
+  hash BLOB NOT NULL,
+  dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE UNIQUE INDEX journal_id ON journal(id);
+CREATE INDEX journal_type ON journal(type, seq);
+CREATE INDEX journal_actor ON journal(actor, seq);
+CREATE INDEX journal_repository ON journal(repository, seq) WHERE repository IS NOT NULL;
 
 -- Foreign keys can be off on a connection; triggers cannot.
 CREATE TRIGGER blobs_guard BEFORE DELETE ON blobs WHEN EXISTS (SELECT 1 FROM repo_blobs WHERE digest = OLD.digest)

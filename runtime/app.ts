@@ -8,6 +8,7 @@ import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
 import { expireUploads } from '../lib/jobs/expire-uploads.ts'
 import type { Job } from '../lib/jobs/job.ts'
 import { reapTrash } from '../lib/jobs/reap-trash.ts'
+import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
@@ -44,6 +45,8 @@ export interface App {
 /** The log is copied into the database when it is this large, or this old with anything in it. */
 const walLimitBytes = 8 * 1024 * 1024
 const checkpointEveryMs = 10_000
+/** How long a denial, login or pull may wait for the journal: what a kill may lose of them (J2). */
+const gatherMs = 1_000
 
 /**
  * Puts the registry together: opens database and blob store, makes what a first start needs, and mounts the handlers.
@@ -86,9 +89,15 @@ export async function createApp(
 
   const challenge: Base['challenge'] = (exchange, scope, problem) => formatChallenge(instance, exchange, scope, problem)
   const count = metrics.count
-  const needs = { now, remember, count, challenge, metadata: database, passwords, tokens }
-  const authentication = createAuthentication(needs, (name) => {
-    if (name === firstAdmin) forgetFirstPassword(config.storage.root)
+  const { note, tally, touch, flush } = createGather({ now, newId, count, metadata: database }, config.audit)
+  const gathered = setInterval(() => {
+    flush().catch((error) => logger.log({ level: 'warn', event: 'journal_late', error: String(error) }))
+  }, gatherMs).unref()
+  const needs = { now, remember, count, challenge, note, touch, metadata: database, passwords, tokens }
+  const authentication = createAuthentication(needs, {
+    onLogin: (name) => {
+      if (name === firstAdmin) forgetFirstPassword(config.storage.root)
+    },
   })
   const ctx: RegistryContext = {
     authenticate: authentication.authenticate,
@@ -96,6 +105,9 @@ export async function createApp(
     challenge,
     log: (event) => logger.log(event),
     count,
+    note,
+    tally,
+    touch,
     now,
     newId,
     remember,
@@ -139,7 +151,9 @@ export async function createApp(
     },
     async close() {
       clearInterval(checkpoints)
+      clearInterval(gathered)
       await stopJobs?.()
+      await flush({ everything: true })
       await database.close()
     },
   }

@@ -107,6 +107,23 @@ export const keys = {
       help: 'The built-in rule that people with the role user may pull, push and delete everywhere.',
     },
   },
+  audit: {
+    pulls: {
+      kind: ['sampled', 'all', 'none'],
+      byDefault: 'sampled',
+      help: 'Which pulls the journal keeps. sampled: the first of a digest by a principal from an address in each hour.',
+    },
+    retention: {
+      kind: 'duration',
+      byDefault: '400d',
+      help: 'How long the journal keeps what an entry says. Its hash stays, so the chain can still be verified.',
+    },
+    pull_retention: {
+      kind: 'duration',
+      byDefault: '90d',
+      help: 'The same for pulls, and how long the hourly aggregate is kept.',
+    },
+  },
   limits: {
     manifest_size: { kind: 'size', byDefault: '4MiB', help: 'Largest manifest.' },
     blob_size: { kind: 'size', byDefault: '100GiB', help: 'Largest blob.' },

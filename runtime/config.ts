@@ -29,6 +29,7 @@ export interface Config {
   readonly storage: { root: string; layersPath: string; uploadsPath: string; freeFloor: number }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
   readonly policy: { userContent: boolean }
+  readonly audit: { pulls: 'none' | 'sampled' | 'all'; retentionMs: number; pullRetentionMs: number }
   readonly limits: Limits
   readonly log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'auto' | 'json' | 'pretty' }
 }
@@ -275,6 +276,11 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       tokenTtlSeconds: number('auth.token_ttl') / 1000,
     },
     policy: { userContent: values.get('policy.user_content') as boolean },
+    audit: {
+      pulls: text('audit.pulls') as Config['audit']['pulls'],
+      retentionMs: number('audit.retention'),
+      pullRetentionMs: number('audit.pull_retention'),
+    },
     limits: {
       manifestBytes: number('limits.manifest_size'),
       jsonDepth: number('limits.json_depth'),

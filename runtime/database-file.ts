@@ -1,8 +1,10 @@
 import { chmodSync, closeSync, existsSync, fstatSync, openSync, readSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'libsql'
+import { appendToChain, type JournalEntry } from '../lib/journal/chain.ts'
 import { metadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore, Row, Sql, SqlValue } from '../lib/metadata/sql.ts'
+import { sha256 } from './sha256.ts'
 
 /** How long BEGIN may wait for another process's transaction before the caller is told to try again. */
 const lockWaitMs = 10_000
@@ -166,7 +168,7 @@ function translate(error: unknown, onFatal: (error: Error) => void): Error {
 }
 
 interface Waiting {
-  work: (sql: Sql) => Promise<unknown>
+  work: (sql: Sql, append: (entry: JournalEntry) => void) => Promise<unknown>
   resolve: (value: never) => void
   reject: (error: unknown) => void
 }
@@ -184,7 +186,7 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
   let running: Promise<void> | undefined
   let turn: Promise<unknown> = Promise.resolve()
 
-  const write = <T>(work: (sql: Sql) => Promise<T>) =>
+  const write = <T>(work: (sql: Sql, append: (entry: JournalEntry) => void) => Promise<T>) =>
     new Promise<T>((resolve, reject) => {
       queue.push({ work, resolve, reject } as never)
       running ??= drain().finally(() => {
@@ -245,16 +247,19 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
     const started = performance.now()
     const done: { waiting: Waiting; value: unknown }[] = []
     const failed: { waiting: Waiting; error: unknown }[] = []
+    const journal: JournalEntry[] = []
     for (const [index, waiting] of group.entries()) {
       if (performance.now() - started > groupMs && done.length > 0) {
         queue.unshift(...group.slice(index))
         break
       }
+      const entries: JournalEntry[] = []
       try {
         db.exec('SAVEPOINT work')
-        const value = await waiting.work(sql)
+        const value = await waiting.work(sql, (entry) => entries.push(entry))
         db.exec('RELEASE work')
         done.push({ waiting, value })
+        journal.push(...entries)
       } catch (error) {
         if (!db.inTransaction) return await oneByOne([...done.map((entry) => entry.waiting), ...group.slice(index)], failed)
         db.exec('ROLLBACK TO work')
@@ -263,6 +268,7 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
       }
     }
     try {
+      await appendToChain(sql, journal, sha256)
       commit()
     } catch {
       abandon()
@@ -284,7 +290,9 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
     try {
       await begin()
       try {
-        const value = await work(sql)
+        const entries: JournalEntry[] = []
+        const value = await work(sql, (entry) => entries.push(entry))
+        await appendToChain(sql, entries, sha256)
         commit()
         resolve(value as never)
       } catch (error) {

@@ -1,5 +1,5 @@
 import { type Login, parseBasic } from '../../lib/auth/authenticate.ts'
-import { anonymous, type Principal } from '../../lib/auth/principal.ts'
+import { anonymous, type Caller } from '../../lib/auth/principal.ts'
 import { type Access, formatScope, parseScopes } from '../../lib/auth/scope.ts'
 import type { Base, Exchange, Ports } from '../../lib/context.ts'
 import { readBody } from '../../lib/http/body.ts'
@@ -37,11 +37,15 @@ const post = endpoint({
   async handle({ request, exchange }, ctx) {
     const form = new URLSearchParams(new TextDecoder().decode(await readBody(request, 64 * 1024, 'SIZE_INVALID')))
     const kind = form.get('grant_type')
-    if (kind === 'refresh_token')
-      throw ociError('UNAUTHORIZED', undefined, { message: 'this registry gives no refresh tokens; log in again' })
-    if (kind !== 'password')
-      throw ociError('UNSUPPORTED', { grant_type: kind?.slice(0, 64) ?? null, supported: ['password'] }, { status: 400 })
-    const login = await ctx.logins.login(form.get('username') ?? '', form.get('password') ?? '', exchange)
+    if (kind !== 'password' && kind !== 'refresh_token')
+      throw ociError(
+        'UNSUPPORTED',
+        { grant_type: kind?.slice(0, 64) ?? null, supported: ['password', 'refresh_token'] },
+        { status: 400 },
+      )
+    // A personal or robot token stands for a refresh token; we never give one out ourselves.
+    const name = kind === 'password' ? (form.get('username') ?? '') : 'token'
+    const login = await ctx.logins.login(name, form.get(kind === 'password' ? 'password' : 'refresh_token') ?? '', exchange)
     return await grant(ctx, exchange, login, form.getAll('scope'))
   },
 })
@@ -55,10 +59,11 @@ export default handler(get, post)
 
 async function grant(ctx: Needs, exchange: Exchange, login: Login | undefined, scopes: string[]): Promise<Response> {
   const principal = login?.account ?? anonymous
+  const caller: Caller = { principal, narrowing: login?.narrowing }
   exchange.principal = principal.subject
   const access: Access[] = []
   for (const asked of requested(scopes, ctx.limits.tokenScopes))
-    access.push({ ...asked, actions: await allowed(ctx, exchange, principal, asked) })
+    access.push({ ...asked, actions: await allowed(ctx, exchange, caller, asked) })
   const token = await ctx.tokens.sign({
     sub: principal.subject,
     cid: login?.credentialId ?? 0,
@@ -66,6 +71,8 @@ async function grant(ctx: Needs, exchange: Exchange, login: Login | undefined, s
     access,
   })
   ctx.count('tokens_total')
+  if (login)
+    ctx.note({ type: 'token_made', actor: principal.subject, address: exchange.address, detail: { scope: formatScope(access) } })
   // No issued_at: docker would count the token's life by its own clock.
   return json(
     { token, access_token: token, expires_in: ctx.tokens.ttlSeconds, scope: formatScope(access) },
@@ -83,9 +90,9 @@ function requested(scopes: string[], most: number): Access[] {
 
 const actionOf: Readonly<Record<string, Action>> = { pull: 'registry:pull', push: 'registry:push', delete: 'registry:delete' }
 
-async function allowed(ctx: Needs, exchange: Exchange, principal: Principal, asked: Access): Promise<string[]> {
+async function allowed(ctx: Needs, exchange: Exchange, caller: Caller, asked: Access): Promise<string[]> {
   const may = async (action: Action, repository?: string) =>
-    (await ctx.decide({ principal }, exchange, action, repository === undefined ? undefined : { repository })).allow
+    (await ctx.decide(caller, exchange, action, repository === undefined ? undefined : { repository })).allow
   if (asked.type === 'registry')
     return asked.name === 'catalog' && asked.actions.includes('*') && (await may('registry:catalog')) ? ['*'] : []
   const wanted = asked.actions.includes('*') ? Object.keys(actionOf) : asked.actions

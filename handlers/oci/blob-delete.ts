@@ -30,7 +30,7 @@ export default handler(
             { message: 'a manifest refers to this blob; delete the manifest', headers: { Allow: 'GET, HEAD' } },
           )
         await hideLink(sql, blob.repositoryId, digest)
-        await append({ type: 'blob_deleted', repository: name, digest, detail: { size: blob.size } })
+        append({ type: 'blob_deleted', repository: name, digest, detail: { size: blob.size } })
       })
       return empty(202, { 'Docker-Content-Digest': digest })
     },

@@ -39,7 +39,7 @@ export default handler(
         for (const tag of tags) await untag(call, sql, append, manifest, tag, ctx.now())
         if (reference.kind === 'digest') {
           await deleteManifest(sql, manifest.id)
-          await append({ type: 'manifest_deleted', repository: name, digest: manifest.digest, detail: { tags } })
+          append({ type: 'manifest_deleted', repository: name, digest: manifest.digest, detail: { tags } })
         } else await touchManifest(sql, manifest.id)
         return manifest.digest
       })
@@ -58,9 +58,8 @@ async function untag(
   now: number,
 ): Promise<void> {
   const repository = call.params.name
-  const decision = await call.decide('registry:delete', { repository, tag }, sql)
-  if (!decision.allow) throw call.error('DENIED', { tag }, { message: decision.rule?.message || `tag ${tag} may not be deleted` })
+  await call.require('registry:delete', { repository, tag }, sql, `tag ${tag} may not be deleted`)
   await removeTag(sql, manifest.repositoryId, tag)
-  const eventId = await append({ type: 'tag_deleted', repository, digest: manifest.digest, tag })
+  const eventId = append({ type: 'tag_deleted', repository, digest: manifest.digest, tag })
   await addTagHistory(sql, { repositoryId: manifest.repositoryId, tag, old: manifest.digest, eventId, now })
 }

@@ -25,7 +25,7 @@ export default handler(
     action: 'registry:pull',
     errors: ['MANIFEST_UNKNOWN', 'NAME_INVALID', 'DIGEST_INVALID'],
     needs: ['metadata'],
-    async handle({ request, params: { name, reference }, error, decide }, ctx) {
+    async handle({ request, params: { name, reference }, principal, exchange, error, decide }, ctx) {
       const sql = ctx.metadata.read
       const text = reference.kind === 'tag' ? reference.tag : reference.digest
       const answer = await ctx.remember<Answer | undefined>(`manifest ${name} ${text}`, async () => {
@@ -46,6 +46,14 @@ export default handler(
       if (condition !== null && matchesIfNoneMatch(condition, headers.ETag as string)) return notModified(headers)
       const body = answer.body ?? (await readManifestBody(sql, manifest.digest))
       if (!body) throw error('MANIFEST_UNKNOWN', { name, reference: text })
+      ctx.note({
+        type: 'manifest_pulled',
+        actor: principal.subject,
+        address: exchange.address,
+        repository: name,
+        digest: manifest.digest,
+        tag: reference.kind === 'tag' ? reference.tag : undefined,
+      })
       return new Response(body, { headers })
     },
   }),

@@ -54,7 +54,7 @@ export default handler(
           const current = moves[0]?.old
           if (!preconditionHolds(request, current)) throw preconditionFailed(current)
         }
-        for (const { tag, old } of moves) if (old !== undefined && old !== digest) await requireOverwrite(call, sql, tag)
+        for (const { tag, old } of moves) await requireTag(call, sql, tag, old !== undefined && old !== digest)
         const missing = await missingReferences(
           sql,
           repositoryId,
@@ -64,7 +64,7 @@ export default handler(
         const { id } = await storeManifest(sql, repositoryId, manifest, digest, body, ctx.now())
         await showRepository(sql, repositoryId)
         const detail = { mediaType: manifest.mediaType, size: body.byteLength, tags }
-        const eventId = await append({ type: 'manifest_pushed', repository: name, digest, detail })
+        const eventId = append({ type: 'manifest_pushed', repository: name, digest, detail })
         for (const { tag, old } of moves) {
           await setTag(sql, repositoryId, tag, id, ctx.now())
           await addTagHistory(sql, { repositoryId, tag, old, new: digest, eventId, now: ctx.now() })
@@ -94,13 +94,15 @@ function tagsOf({ query, params: { reference }, error }: PutCall, most: number):
   return [...new Set(asked.map(parseTag))]
 }
 
-/** P5: moving a tag is decided inside the transaction that moves it. Fallback tags of referrers are never immutable. */
-async function requireOverwrite(call: PutCall, sql: Sql, tag: Tag): Promise<void> {
-  if (isFallbackTag(tag)) return
-  const decision = await call.decide('registry:overwrite', { repository: call.params.name, tag }, sql)
-  if (decision.allow) return
-  // Not MANIFEST_INVALID or TAG_INVALID: podman takes those as "wrong format" and pushes again, converted.
-  throw call.error('DENIED', { tag }, { message: decision.rule?.message || `tag ${tag} exists and may not be overwritten` })
+/**
+ * P5: pointing a tag is decided inside the transaction that does it. Fallback tags of referrers are never immutable.
+ * The code is not MANIFEST_INVALID or TAG_INVALID: podman takes those as "wrong format" and pushes again, converted.
+ */
+async function requireTag(call: PutCall, sql: Sql, tag: Tag, moves: boolean): Promise<void> {
+  const resource = { repository: call.params.name, tag }
+  await call.require('registry:push', resource, sql, `tag ${tag} may not be pushed`)
+  if (moves && !isFallbackTag(tag))
+    await call.require('registry:overwrite', resource, sql, `tag ${tag} exists and may not be overwritten`)
 }
 
 function unknownReferences(error: PutCall['error'], missing: readonly Digest[]): Error {

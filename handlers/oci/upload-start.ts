@@ -117,7 +117,7 @@ async function link(
   return await change(ctx, { principal, exchange }, async (sql, append) => {
     if (!(await findLinkedBlob(sql, source, digest))) return false
     await linkBlob(sql, await ensureRepository(sql, name, ctx.now()), digest)
-    if (source !== name) await append({ type: 'blob_mounted', repository: name, digest, detail: { from: source } })
+    if (source !== name) append({ type: 'blob_mounted', repository: name, digest, detail: { from: source } })
     return true
   })
 }

@@ -8,6 +8,7 @@ export default handler(
     method: 'GET',
     path: '/metrics',
     action: 'system:read',
+    plane: 'admin',
     errors: [],
     needs: ['renderMetrics'],
     async handle(_call, ctx) {

@@ -2,22 +2,25 @@ import type { Sql } from '../metadata/sql.ts'
 import type { Principal, PrincipalKind } from './principal.ts'
 
 export interface Account extends Principal {
+  /** local, robot, mcias, oidc */
+  readonly source: string
   readonly disabled: boolean
   readonly createdAt: number
 }
 
-const columns = `a.id, a.subject, a.name, a.kind, a.roles, a.version, a.disabled, a.created_at AS createdAt`
-interface AccountRow {
+export const accountColumns = `a.id, a.subject, a.name, a.kind, a.roles, a.version, a.disabled, a.source, a.created_at AS createdAt`
+export interface AccountRow {
   id: number
   subject: string
   name: string
   kind: PrincipalKind
   roles: string
   version: number
+  source: string
   disabled: number
   createdAt: number
 }
-const toAccount = (row: AccountRow): Account => ({
+export const toAccount = (row: AccountRow): Account => ({
   ...row,
   roles: JSON.parse(row.roles) as string[],
   disabled: row.disabled !== 0,
@@ -40,7 +43,7 @@ export function parseRole(text: string): string {
 }
 
 export async function findAccount(sql: Sql, id: number): Promise<Account | undefined> {
-  const rows = await sql.all<AccountRow>(`SELECT ${columns} FROM accounts a WHERE a.id = ?`, [id])
+  const rows = await sql.all<AccountRow>(`SELECT ${accountColumns} FROM accounts a WHERE a.id = ?`, [id])
   return rows[0] && toAccount(rows[0])
 }
 
@@ -54,7 +57,7 @@ export interface PasswordLogin {
 /** The embedded account of a name with its password, or undefined. */
 export async function findPasswordLogin(sql: Sql, name: string): Promise<PasswordLogin | undefined> {
   const rows = await sql.all<AccountRow & { credentialId: number; credentialVersion: number; hash: string }>(
-    `SELECT ${columns}, c.id AS credentialId, c.version AS credentialVersion, c.secret AS hash
+    `SELECT ${accountColumns}, c.id AS credentialId, c.version AS credentialVersion, c.secret AS hash
      FROM accounts a JOIN credentials c ON c.account_id = a.id AND c.kind = 'password' WHERE a.name = ? AND a.source = 'local'`,
     [name],
   )
@@ -64,39 +67,26 @@ export async function findPasswordLogin(sql: Sql, name: string): Promise<Passwor
   return { account: toAccount(account), credentialId, credentialVersion, hash }
 }
 
-/** The account behind a credential as it stands now, with the credential's version; undefined when it is gone. */
-export async function findCredential(
-  sql: Sql,
-  id: number,
-): Promise<{ account: Account; version: number; expiresAt: number | null } | undefined> {
-  const rows = await sql.all<AccountRow & { credentialVersion: number; expiresAt: number | null }>(
-    `SELECT ${columns}, c.version AS credentialVersion, c.expires_at AS expiresAt
-     FROM credentials c JOIN accounts a ON a.id = c.account_id WHERE c.id = ?`,
-    [id],
-  )
-  const row = rows[0]
-  if (!row) return undefined
-  const { credentialVersion, expiresAt, ...account } = row
-  return { account: toAccount(account), version: credentialVersion, expiresAt }
-}
-
-/** Adds an embedded account with a password. Errors: a constraint failure where the name is taken. Shape: its id. */
+/** Adds an embedded account. Errors: a constraint failure where the name is taken. Shape: its id. */
 export async function addAccount(
   sql: Sql,
   account: {
     subject: string
     name: string
     kind: 'human' | 'system'
+    source?: 'local' | 'robot'
     roles: readonly string[]
-    passwordHash: string
+    /** absent for a robot, which has none */
+    passwordHash?: string
     now: number
   },
 ): Promise<number> {
   const made = await sql.all<{ id: number }>(
-    `INSERT INTO accounts(subject, name, kind, roles, created_at) VALUES (?, ?, ?, ?, ?) RETURNING id`,
-    [account.subject, account.name, account.kind, JSON.stringify(account.roles), account.now],
+    `INSERT INTO accounts(subject, name, kind, source, roles, created_at) VALUES (?, ?, ?, ?, ?, ?) RETURNING id`,
+    [account.subject, account.name, account.kind, account.source ?? 'local', JSON.stringify(account.roles), account.now],
   )
   const id = (made[0] as { id: number }).id
+  if (account.passwordHash === undefined) return id
   await sql.run(`INSERT INTO credentials(account_id, kind, secret, created_at) VALUES (?, 'password', ?, ?)`, [
     id,
     account.passwordHash,
@@ -105,13 +95,70 @@ export async function addAccount(
   return id
 }
 
-/** Every account, by name. */
-export async function listAccounts(sql: Sql): Promise<(Account & { source: string })[]> {
-  const rows = await sql.all<AccountRow & { source: string }>(`SELECT ${columns}, a.source FROM accounts a ORDER BY a.name, a.id`)
-  return rows.map((row) => ({ ...toAccount(row), source: row.source }))
+/** An account by name (embedded ones) or by subject, or undefined. */
+export async function findAccountBy(sql: Sql, nameOrSubject: string): Promise<Account | undefined> {
+  const rows = await sql.all<AccountRow>(
+    `SELECT ${accountColumns} FROM accounts a WHERE a.subject = ? OR (a.name = ? AND a.source IN ('local', 'robot')) ORDER BY a.id LIMIT 1`,
+    [nameOrSubject, nameOrSubject],
+  )
+  return rows[0] && toAccount(rows[0])
 }
 
-/** Sets a password; every token made from the old one stops counting. Shape: whether there is such an account. */
+/** A page of the accounts by id, after `after`. With when any of their credentials was last used. */
+export async function listAccounts(
+  sql: Sql,
+  page: { limit: number; after: number; offset: number },
+): Promise<(Account & { lastUsedAt: number | null })[]> {
+  const rows = await sql.all<AccountRow & { lastUsedAt: number | null }>(
+    `SELECT ${accountColumns}, (SELECT max(c.last_used_at) FROM credentials c WHERE c.account_id = a.id) AS lastUsedAt
+     FROM accounts a WHERE a.id > ? ORDER BY a.id LIMIT ? OFFSET ?`,
+    [page.after, page.limit, page.offset],
+  )
+  return rows.map((row) => ({ ...toAccount(row), lastUsedAt: row.lastUsedAt }))
+}
+
+/** What an update of an account may change; roles and state count with the next request. */
+export async function updateAccount(
+  sql: Sql,
+  id: number,
+  change: { roles?: readonly string[]; disabled?: boolean },
+): Promise<void> {
+  await sql.run(
+    `UPDATE accounts SET roles = coalesce(?, roles), disabled = coalesce(?, disabled), version = version + 1 WHERE id = ?`,
+    [change.roles === undefined ? null : JSON.stringify(change.roles), change.disabled ?? null, id],
+  )
+}
+
+/** Removes an account with its credentials and managed rules. What it pushed and what the journal says of it stays. */
+export async function removeAccount(sql: Sql, id: number): Promise<void> {
+  await sql.run(`DELETE FROM accounts WHERE id = ?`, [id])
+}
+
+/** Accounts that can still administer: enabled, with the role admin and a way to log in. */
+export async function countAdmins(sql: Sql): Promise<number> {
+  const [row] = await sql.all<{ n: number }>(
+    `SELECT count(*) AS n FROM accounts a, json_each(a.roles) r WHERE r.value = 'admin' AND a.disabled = 0`,
+  )
+  return row?.n ?? 0
+}
+
+/** An account of another source, made or refreshed as that source describes it. Shape: its id. */
+export async function upsertAccount(
+  sql: Sql,
+  account: { subject: string; name: string; kind: 'human' | 'system'; source: string; roles: readonly string[]; now: number },
+): Promise<number> {
+  const roles = JSON.stringify(account.roles)
+  const [row] = await sql.all<{ id: number }>(
+    `INSERT INTO accounts(subject, name, kind, source, roles, created_at) VALUES (?,?,?,?,?,?)
+     ON CONFLICT (subject) DO UPDATE SET name = excluded.name, kind = excluded.kind, roles = excluded.roles,
+       version = version + (roles <> excluded.roles)
+     RETURNING id`,
+    [account.subject, account.name, account.kind, account.source, roles, account.now],
+  )
+  return (row as { id: number }).id
+}
+
+/** Sets a password; tokens, logins and sessions made from the old one stop counting. Shape: whether there is such an account. */
 export async function setPassword(sql: Sql, name: string, passwordHash: string): Promise<boolean> {
   const changed = await sql.run(`UPDATE accounts SET version = version + 1 WHERE name = ? AND source = 'local'`, [name])
   if (changed === 0) return false
@@ -119,6 +166,11 @@ export async function setPassword(sql: Sql, name: string, passwordHash: string):
     `UPDATE credentials SET secret = ?, version = version + 1
      WHERE kind = 'password' AND account_id = (SELECT id FROM accounts WHERE name = ? AND source = 'local')`,
     [passwordHash, name],
+  )
+  await sql.run(
+    `DELETE FROM credentials WHERE kind IN ('login', 'session')
+     AND account_id = (SELECT id FROM accounts WHERE name = ? AND source = 'local')`,
+    [name],
   )
   return true
 }

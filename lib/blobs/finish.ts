@@ -104,7 +104,7 @@ async function store(
     }
     await storeBlob(sql, blob, damaged)
     await linkBlob(sql, upload.repositoryId, blob.digest)
-    await append({ type: 'blob_uploaded', repository: name, digest: blob.digest, detail: { size: blob.size } })
+    append({ type: 'blob_uploaded', repository: name, digest: blob.digest, detail: { size: blob.size } })
   })
 }
 

@@ -1,5 +1,5 @@
+import type { Plane } from '../auth/authenticate.ts'
 import type { Caller, Principal } from '../auth/principal.ts'
-import { grants } from '../auth/scope.ts'
 import type { Base, Exchange, Ports, RegistryContext, Resource } from '../context.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
@@ -14,6 +14,7 @@ import {
 } from '../oci/names.ts'
 import type { Action } from '../policy/actions.ts'
 import type { Decision } from '../policy/evaluate.ts'
+import { authorize, type Demand, requireInside, scopeOf, unauthorized } from './authorize.ts'
 import { errorResponse } from './error-response.ts'
 
 export type Method = 'GET' | 'HEAD' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'
@@ -34,11 +35,7 @@ type ParamName<P extends string> = P extends `${string}:${infer Name}/${infer Re
 type Clean<N extends string> = N extends `${infer Bare}+` ? Bare : N
 export type Params<P extends string> = { readonly [K in ParamName<P> & keyof ParamTypes]: ParamTypes[K] }
 
-/** What must be allowed: every demand, each by any one of its actions. */
-export interface Demand {
-  anyOf: readonly Action[]
-  repository?: string
-}
+export type { Demand } from './authorize.ts'
 
 /** The one thing `handle` receives about its request. */
 export interface Call<P extends string, E extends OciErrorCode> {
@@ -52,6 +49,8 @@ export interface Call<P extends string, E extends OciErrorCode> {
   error(code: E, detail?: unknown, options?: Parameters<typeof ociError>[2]): OciError
   /** What the policy says of the caller, for what only the handler knows. */
   decide(action: Action, resource?: Resource, sql?: Sql): Promise<Decision>
+  /** Demands it inside the transaction that changes something (P5). Errors: DENIED with the rule's message, or with `otherwise`. */
+  require(action: Action, resource: Resource, sql: Sql, otherwise: string): Promise<void>
   /** The refusal that makes a client fetch a token with `scope` as well (P1: the policy allows, the token did not ask). */
   insufficient(scope: string): OciError
 }
@@ -63,6 +62,8 @@ export interface Declaration<P extends string, E extends OciErrorCode, N extends
   path: P
   /** `public` is open to everybody and sees no principal. */
   action: 'public' | Action | readonly Action[] | ((params: Params<P>, query: URLSearchParams) => readonly Demand[])
+  /** Which credentials open it; `/v2` unless said. */
+  plane?: Plane
   errors: readonly E[]
   needs: readonly N[]
   handle(call: Call<P, E>, ctx: Base & Pick<Ports, N>): Promise<Response> | Response
@@ -113,9 +114,10 @@ export function endpoint<const P extends string, const E extends OciErrorCode, c
         const demands = demandsOf(declared.action, params, query)
         const [first] = demands
         if (first) exchange.scope = scopeOf(first.anyOf[0] as Action, first.repository)
-        const caller = declared.action === 'public' ? nobody : await ctx.authenticate(request, exchange)
+        const caller =
+          declared.action === 'public' ? nobody : await ctx.authenticate(request, exchange, declared.plane ?? 'registry')
         if (declared.action !== 'public') exchange.principal = caller.principal.subject
-        for (const demand of demands) await require(demand, caller, ctx, exchange)
+        for (const demand of demands) await authorize(demand, caller, ctx, exchange)
         exchange.proceed()
         response = await declared.handle(
           {
@@ -127,6 +129,7 @@ export function endpoint<const P extends string, const E extends OciErrorCode, c
             exchange,
             error: ociError,
             decide: (action, resource, sql) => ctx.decide(caller, exchange, action, resource, sql),
+            require: (action, resource, sql, otherwise) => requireInside(ctx, caller, exchange, action, resource, sql, otherwise),
             insufficient: (scope) =>
               unauthorized(ctx, exchange, scope, 'insufficient_scope', 'the token does not hold the scope'),
           },
@@ -161,66 +164,4 @@ function demandsOf<P extends string>(
   if (action === 'public') return []
   if (typeof action === 'function') return action(params, query)
   return [{ anyOf: list(action as Action | readonly Action[]), repository: (params as { name?: string }).name }]
-}
-
-/**
- * P1. The policy refuses the principal whatever token it brings: 403 (anonymous: 401, it may log in). The policy allows it but this
- * token did not ask: 401 `insufficient_scope` with the full scope. Evaluated before any look-up, so an unreadable repository answers
- * exactly as an absent one.
- */
-async function require(demand: Demand, caller: Caller, ctx: Base, exchange: Exchange): Promise<void> {
-  const { anyOf, repository } = demand
-  const first = anyOf[0] as Action
-  const scope = scopeOf(first, repository)
-  exchange.action = first
-  let refused: Decision | undefined
-  let narrowed = false
-  for (const action of anyOf) {
-    const decision = await ctx.decide(caller, exchange, action, repository === undefined ? undefined : { repository })
-    if (!decision.allow) refused ??= decision
-    else if (!tokenHolds(caller, action, repository)) narrowed = true
-    else return
-  }
-  if (narrowed) throw unauthorized(ctx, exchange, scope, 'insufficient_scope', 'the token does not hold the scope')
-  if (caller.principal.kind === 'anonymous') throw unauthorized(ctx, exchange, scope, undefined, 'authentication required')
-  throw ociError(
-    'DENIED',
-    { action: first, ...(repository ? { repository } : {}) },
-    { message: refused?.rule?.message || undefined },
-  )
-}
-
-function unauthorized(
-  ctx: Base,
-  exchange: Exchange,
-  scope: string | undefined,
-  problem: 'insufficient_scope' | undefined,
-  message: string,
-): OciError {
-  return ociError('UNAUTHORIZED', scope ? { scope } : undefined, {
-    message,
-    headers: { 'WWW-Authenticate': ctx.challenge(exchange, scope, problem) },
-  })
-}
-
-const verbs: Partial<Record<Action, string>> = {
-  'registry:pull': 'pull',
-  'registry:push': 'push',
-  'registry:overwrite': 'push',
-  'registry:delete': 'delete',
-}
-
-/** The scope a client must ask for, in full: writers need to read as well. */
-function scopeOf(action: Action, repository: string | undefined): string | undefined {
-  if (action === 'registry:catalog') return 'registry:catalog:*'
-  const verb = verbs[action]
-  if (!verb || repository === undefined) return undefined
-  return `repository:${repository}:${verb === 'push' ? 'pull,push' : verb}`
-}
-
-function tokenHolds(caller: Caller, action: Action, repository: string | undefined): boolean {
-  if (!caller.access || action === 'registry:version_check') return true
-  if (action === 'registry:catalog') return grants(caller.access, 'registry', 'catalog', '*')
-  const verb = verbs[action]
-  return verb !== undefined && repository !== undefined && grants(caller.access, 'repository', repository, verb)
 }

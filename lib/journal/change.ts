@@ -2,21 +2,21 @@ import type { Base, Exchange, Ports } from '../context.ts'
 import type { Sql } from '../metadata/sql.ts'
 import type { RegistryEvent } from './event.ts'
 
-interface JournalFields {
+export interface Actor {
+  principal: { subject: string }
+  exchange?: Pick<Exchange, 'address'>
+}
+
+/** Adds an entry to the journal of the transaction it belongs to. Shape: the entry's random id. */
+export type Append = (event: RegistryEvent) => string
+
+interface Fields {
   type: string
   repository?: string
   digest?: string
   tag?: string
   detail?: object
 }
-
-export interface Actor {
-  principal: { subject: string }
-  exchange?: Pick<Exchange, 'address'>
-}
-
-/** Appends an entry inside the transaction it belongs to. Shape: the entry's random id. */
-export type Append = (event: RegistryEvent) => Promise<string>
 
 /**
  * Runs a change and its journal entries as one transaction: neither is ever without the other.
@@ -28,24 +28,21 @@ export async function change<T>(
   work: (sql: Sql, append: Append) => Promise<T>,
 ): Promise<T> {
   return await ctx.metadata.write(
-    async (sql) =>
-      await work(sql, async (event) => {
+    async (sql, append) =>
+      await work(sql, (event) => {
         const id = ctx.newId()
-        const { type, repository, digest, tag, detail }: JournalFields = event
-        await sql.run(
-          `INSERT INTO journal(id, at, type, actor, address, repository, digest, tag, detail) VALUES (?,?,?,?,?,?,?,?,?)`,
-          [
-            id,
-            ctx.now(),
-            type,
-            actor.principal.subject,
-            actor.exchange?.address ?? null,
-            repository ?? null,
-            digest ?? null,
-            tag ?? null,
-            detail === undefined ? null : JSON.stringify(detail),
-          ],
-        )
+        const { type, repository, digest, tag, detail }: Fields = event
+        append({
+          id,
+          at: ctx.now(),
+          type,
+          actor: actor.principal.subject,
+          address: actor.exchange?.address,
+          repository,
+          digest,
+          tag,
+          detail: detail === undefined ? undefined : JSON.stringify(detail),
+        })
         return id
       }),
   )

@@ -1,3 +1,5 @@
+import type { JournalEntry } from '../journal/chain.ts'
+
 /** A value that may be bound or read. A boolean is bound as 0 or 1; an integer that fits is read as a number. */
 export type SqlValue = null | number | bigint | string | Uint8Array | boolean
 export type Row = Record<string, SqlValue>
@@ -20,9 +22,10 @@ export interface MetadataStore {
   /**
    * Runs `work` in a serialisable write transaction and answers after its commit is durable. Several works may share one commit:
    * each is rolled back alone when it throws. `work` awaits nothing but its own `sql`, takes milliseconds, and may run more than once.
+   * What it appends is chained into the journal at the end of the commit.
    * Errors: whatever `work` throws, with nothing of it kept; `MetadataError`.
    */
-  write<T>(work: (sql: Sql) => Promise<T>): Promise<T>
+  write<T>(work: (sql: Sql, append: (entry: JournalEntry) => void) => Promise<T>): Promise<T>
   /** A number that moves whenever anything was committed by anybody; undefined where that cannot be known cheaply (remote). */
   revision(): number | undefined
   close(): Promise<void>

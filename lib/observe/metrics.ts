@@ -6,6 +6,7 @@ export const metrics = {
   tokens_total: { help: 'Registry tokens made.', labels: [] },
   uploaded_bytes_total: { help: 'Blob bytes acknowledged.', labels: [] },
   blobs_suspect_total: { help: 'Blobs whose file was found missing or short.', labels: [] },
+  decisions_uncounted_total: { help: 'Decisions left out of the hourly aggregate: too many different ones at once.', labels: [] },
   jobs_total: { help: 'Runs of background jobs by result.', labels: ['job', 'result'] },
 } as const
 export type MetricName = keyof typeof metrics

@@ -3,6 +3,13 @@ import type { Sql } from '../metadata/sql.ts'
 import { type CompiledRules, compileRules, evaluate } from './evaluate.ts'
 import { builtInRules, parseRule } from './rule.ts'
 
+/** What refuses where the account may and its credential may not. */
+const narrowed = {
+  id: 0,
+  description: 'the credential is limited',
+  message: 'this token is limited to less than its account may do',
+}
+
 /**
  * The decision point: built-in rules and those of the database, evaluated at every request against the principal as it is now. The
  * compiled rules are remembered while the database has not changed, so a new rule counts for the next request in every process.
@@ -27,7 +34,7 @@ export function createDecide(
   return async (caller, exchange, action, resource, sql) => {
     const { subject, kind, roles } = caller.principal
     const rules = sql ? await load(sql) : await ctx.remember('policy rules', () => load(ctx.metadata.read))
-    return evaluate(rules, {
+    const decision = evaluate(rules, {
       subject,
       kind,
       roles,
@@ -37,5 +44,7 @@ export function createDecide(
       address: exchange.address,
       now: ctx.now(),
     })
+    if (!decision.allow || caller.narrowing === undefined || caller.narrowing(action, resource?.repository)) return decision
+    return { allow: false, rule: narrowed, expiresAt: decision.expiresAt }
   }
 }

@@ -34,7 +34,7 @@ export function accountCommand(load: () => Config, assets: Assets): Command {
         try {
           await change(ctx, ctx.actor, async (sql, append) => {
             await addAccount(sql, { subject, name, kind, roles, passwordHash, now: ctx.now() })
-            await append({ type: 'account_added', detail: { subject, roles } })
+            append({ type: 'account_added', detail: { subject, roles } })
           })
         } catch (error) {
           if (isMetadataError(error) && error.code === 'DB_CONSTRAINT')
@@ -52,7 +52,7 @@ export function accountCommand(load: () => Config, assets: Assets): Command {
     .option('--json', 'as JSON')
     .action(async (options: { json?: true }) => {
       await withDatabase(load(), assets, async ({ metadata }) => {
-        const accounts = await listAccounts(metadata.read)
+        const accounts = await listAccounts(metadata.read, { limit: 10_000, after: 0, offset: 0 })
         const rows = accounts.map(({ name, kind, roles, source, disabled, createdAt }) => ({
           name,
           kind,
@@ -82,7 +82,7 @@ export function accountCommand(load: () => Config, assets: Assets): Command {
         const passwordHash = await createPasswords().hash(password)
         await change(ctx, ctx.actor, async (sql, append) => {
           if (!(await setPassword(sql, name, passwordHash))) throw new Error(`there is no account ${name}; see mcr account list`)
-          await append({ type: 'account_changed', detail: { subject: name, what: 'password' } })
+          append({ type: 'account_changed', detail: { subject: name, what: 'password' } })
         })
         if (name === firstAdmin) forgetFirstPassword(config.storage.root)
         console.log(`changed the password of ${name}`)

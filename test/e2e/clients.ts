@@ -268,7 +268,12 @@ function ctrClient({ host, cert, scratch }: Target): Client {
       await ctr('images', 'tag', `local@${entryOf(layout)}`, reference).catch(
         async () => void (await ctr('images', 'tag', '--force', `local@${entryOf(layout)}`, reference)),
       )
-      await ctr('images', 'push', ...login, reference)
+      const push = () => ctr('images', 'push', ...login, reference)
+      await push().catch(async (error) => {
+        // ctr reads what it sends from its own daemon; that stream now and then breaks on a busy machine before a byte has reached us.
+        if (!String(error).includes('rpc error: code = Internal desc = unexpected EOF')) throw error
+        await push()
+      })
       await ctr('images', 'rm', reference, `local@${entryOf(layout)}`)
     },
     async pull(reference) {

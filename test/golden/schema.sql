@@ -1,6 +1,12 @@
-CREATE UNIQUE INDEX accounts_local_name ON accounts(name) WHERE source = 'local';
+CREATE UNIQUE INDEX accounts_own_name ON accounts(name) WHERE source IN ('local', 'robot');
+CREATE INDEX credentials_account ON credentials(account_id);
 CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
 CREATE UNIQUE INDEX credentials_secret ON credentials(secret) WHERE kind <> 'password';
+CREATE INDEX decisions_repository ON decisions(repository, action, hour);
+CREATE INDEX journal_actor ON journal(actor, seq);
+CREATE UNIQUE INDEX journal_id ON journal(id);
+CREATE INDEX journal_repository ON journal(repository, seq) WHERE repository IS NOT NULL;
+CREATE INDEX journal_type ON journal(type, seq);
 CREATE INDEX manifests_digest ON manifests(digest);
 CREATE INDEX manifests_subject ON manifests(repo_id, subject) WHERE subject IS NOT NULL;
 CREATE INDEX refs_digest ON refs(digest, manifest_id);
@@ -29,10 +35,19 @@ CREATE TABLE blobs (
   state INTEGER NOT NULL DEFAULT 0,
   epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE browser_logins (
+  state TEXT PRIMARY KEY,
+  issuer TEXT NOT NULL,
+  nonce TEXT NOT NULL,
+  verifier TEXT NOT NULL,
+  return_to TEXT NOT NULL,
+  expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE credentials (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   account_id INTEGER NOT NULL REFERENCES accounts(id) ON DELETE CASCADE,
-  kind TEXT NOT NULL CHECK (kind IN ('password', 'personal', 'robot', 'login', 'external')),
+  kind TEXT NOT NULL CHECK (kind IN ('password', 'personal', 'robot', 'login', 'session', 'external')),
+  name TEXT NOT NULL DEFAULT '',
   secret TEXT NOT NULL,
   scope TEXT,
   version INTEGER NOT NULL DEFAULT 1,
@@ -40,6 +55,21 @@ CREATE TABLE credentials (
   expires_at INTEGER,
   last_used_at INTEGER
 ) STRICT;
+CREATE TABLE decisions (
+  hour INTEGER NOT NULL,
+  subject TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  roles TEXT NOT NULL,
+  action TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  tag TEXT NOT NULL,
+  address TEXT NOT NULL,
+  allowed INTEGER NOT NULL,
+  rule_id INTEGER NOT NULL,
+  count INTEGER NOT NULL,
+  last_at INTEGER NOT NULL,
+  PRIMARY KEY (hour, subject, kind, roles, action, repository, tag, address, allowed, rule_id)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE instance (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   name TEXT NOT NULL,
@@ -50,16 +80,33 @@ CREATE TABLE instance (
 ) STRICT;
 CREATE TABLE journal (
   seq INTEGER PRIMARY KEY AUTOINCREMENT,
-  id TEXT NOT NULL UNIQUE,
+  id TEXT NOT NULL,
   at INTEGER NOT NULL,
   type TEXT NOT NULL,
-  actor TEXT NOT NULL,
+  actor TEXT,
   address TEXT,
   repository TEXT,
   digest TEXT,
   tag TEXT,
-  detail TEXT
+  detail TEXT,
+  count INTEGER NOT NULL DEFAULT 1,
+  payload_hash BLOB NOT NULL,
+  hash BLOB NOT NULL,
+  dropped INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE TABLE journal_checkpoints (
+  seq INTEGER PRIMARY KEY,
+  hash BLOB NOT NULL,
+  at INTEGER NOT NULL,
+  kid TEXT NOT NULL,
+  signature BLOB NOT NULL
+) STRICT;
+CREATE TABLE journal_keys (
+  kid TEXT PRIMARY KEY,
+  public_jwk TEXT NOT NULL,
+  private_sealed BLOB NOT NULL,
+  created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE leases (
   name TEXT PRIMARY KEY,
   holder TEXT NOT NULL,
@@ -96,6 +143,7 @@ CREATE TABLE policy_rules (
   description TEXT NOT NULL DEFAULT '',
   rule TEXT NOT NULL,
   enabled INTEGER NOT NULL DEFAULT 1,
+  managed_by INTEGER REFERENCES accounts(id) ON DELETE CASCADE,
   created_at INTEGER NOT NULL,
   updated_at INTEGER NOT NULL
 ) STRICT;
@@ -147,6 +195,17 @@ CREATE TABLE trash (
   digest TEXT,
   epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE trusts (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  description TEXT NOT NULL DEFAULT '',
+  issuer TEXT NOT NULL,
+  audience TEXT NOT NULL,
+  claims TEXT NOT NULL,
+  roles TEXT NOT NULL,
+  actions TEXT NOT NULL,
+  repositories TEXT NOT NULL,
+  created_at INTEGER NOT NULL
+) STRICT;
 CREATE TABLE upload_segments (
   inc TEXT NOT NULL REFERENCES uploads(inc) ON DELETE CASCADE,
   seq INTEGER NOT NULL,
