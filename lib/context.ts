@@ -3,12 +3,14 @@ import type { PasswordHasher } from './auth/passwords.ts'
 import type { Caller } from './auth/principal.ts'
 import type { TokenKeys } from './auth/tokens.ts'
 import type { BlobStore } from './blobs/blob-store.ts'
+import type { Sha256 } from './journal/chain.ts'
 import type { DecisionMade, NotedEvent } from './journal/gather.ts'
 import type { MetadataStore, Sql } from './metadata/sql.ts'
 import type { LogEvent } from './observe/log.ts'
 import type { MetricName } from './observe/metrics.ts'
 import type { Action } from './policy/actions.ts'
 import type { Decision } from './policy/evaluate.ts'
+import type { Rule } from './policy/rule.ts'
 
 /**
  * One request as the machine saw it, and what became of it. The runtime makes it, the pipeline fills in the second half, and the runtime
@@ -76,6 +78,12 @@ export interface Ports {
   passwords: PasswordHasher
   logins: Pick<Authentication, 'login'>
   limits: Limits
+  /** SHA-256 without waiting, for the chain of the journal. */
+  sha256: Sha256
+  /** What this registry is. */
+  about: { readonly version: string; readonly instance: string }
+  /** The rules that are always there. */
+  rules: { readonly builtIn: readonly Rule[] }
   /** The process's numbers in Prometheus' text format. */
   renderMetrics(): Promise<string>
 }

@@ -7,9 +7,12 @@ import { type Handler, mount, type Route } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
 import { expireUploads } from '../lib/jobs/expire-uploads.ts'
 import type { Job } from '../lib/jobs/job.ts'
+import { pruneJournal } from '../lib/jobs/prune-journal.ts'
 import { reapTrash } from '../lib/jobs/reap-trash.ts'
+import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
+import { builtInRules } from '../lib/policy/rule.ts'
 import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
@@ -21,6 +24,7 @@ import { createMetrics, type Metrics } from './metrics.ts'
 import { migrate } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
 import { createRemember } from './remember.ts'
+import { sha256 } from './sha256.ts'
 
 /** Data that the build embeds: what lies in files beside the sources. */
 export interface Assets {
@@ -78,10 +82,11 @@ export async function createApp(
     // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
     expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
   })
+  const secret = readAuthKey(config.auth.keyFile, process.env)
   const tokens = createTokenKeys({
     metadata: database,
     audience: instance,
-    secret: readAuthKey(config.auth.keyFile, process.env),
+    secret,
     ttlSeconds: config.auth.tokenTtlSeconds,
     now,
     newId,
@@ -99,9 +104,10 @@ export async function createApp(
       if (name === firstAdmin) forgetFirstPassword(config.storage.root)
     },
   })
+  const builtIn = builtInRules(config.policy)
   const ctx: RegistryContext = {
     authenticate: authentication.authenticate,
-    decide: createDecide({ now, remember, metadata: database }, config.policy),
+    decide: createDecide({ now, remember, metadata: database }, builtIn),
     challenge,
     log: (event) => logger.log(event),
     count,
@@ -117,6 +123,9 @@ export async function createApp(
     passwords,
     logins: authentication,
     limits: config.limits,
+    sha256,
+    about: { version: assets.version, instance },
+    rules: { builtIn },
     renderMetrics: metrics.render,
   }
 
@@ -139,7 +148,7 @@ export async function createApp(
     database,
     admin,
     startJobs(names) {
-      const known: Job[] = [advanceEpoch(), expireUploads, reapTrash]
+      const known: Job[] = [advanceEpoch(), expireUploads, reapTrash, checkpointJournal(secret), pruneJournal(config.audit)]
       for (const name of names)
         if (!known.some((job) => job.name === name))
           throw new Error(`no job is called ${name}; there are ${known.map((job) => job.name).join(', ')}`)

@@ -114,7 +114,7 @@ function readFile(file: string, found: Map<string, Found>, problems: ConfigProbl
 }
 
 /** Variables that are MCR's and no keys. */
-const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY'])
+const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY', 'MCR_SERVER', 'MCR_TOKEN'])
 
 function readEnvironment(
   env: Readonly<Record<string, string | undefined>>,

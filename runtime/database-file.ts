@@ -116,7 +116,7 @@ function sqlOver(db: Connection, onFatal: (error: Error) => void): Sql {
   return {
     async all<R extends object = Row>(text: string, args: readonly SqlValue[] = []) {
       try {
-        return prepare(text).all(...args.map(bindable)) as R[]
+        return (prepare(text).all(...args.map(bindable)) as Record<string, unknown>[]).map(readable) as R[]
       } catch (error) {
         throw translate(error, onFatal)
       }
@@ -129,6 +129,12 @@ function sqlOver(db: Connection, onFatal: (error: Error) => void): Sql {
       }
     },
   }
+}
+
+/** The driver answers blobs as ArrayBuffer; the port's are Uint8Array. */
+function readable(row: Record<string, unknown>): Record<string, unknown> {
+  for (const name in row) if (row[name] instanceof ArrayBuffer) row[name] = new Uint8Array(row[name])
+  return row
 }
 
 function bindable(value: SqlValue): SqlValue {

@@ -39,14 +39,14 @@ export interface Credentialed {
 
 /** Other services that know people: asked for names and tokens that are not ours. Undefined: they do not know it either. */
 export interface IdentitySources {
-  byPassword(name: string, password: string, exchange: Exchange): Promise<Login | undefined>
+  byPassword(name: string, password: string, exchange: Exchange, totp?: string): Promise<Login | undefined>
   byToken(token: string, exchange: Exchange): Promise<Login | undefined>
 }
 
 export interface Authentication {
   authenticate: Base['authenticate']
   /** Errors: UNAUTHORIZED, the same for an unknown name as for a wrong password; TOOMANYREQUESTS; UNAVAILABLE. */
-  login(name: string, password: string, exchange: Exchange): Promise<Login>
+  login(name: string, password: string, exchange: Exchange, totp?: string): Promise<Login>
 }
 
 const nobody: Caller = { principal: anonymous }
@@ -101,10 +101,10 @@ export function createAuthentication(
     throw tokenRefused(exchange, 'a registry token opens /v2 only: log in for a token, or use a personal one')
   }
 
-  async function login(name: string, password: string, exchange: Exchange): Promise<Login> {
+  async function login(name: string, password: string, exchange: Exchange, totp?: string): Promise<Login> {
     await checkLoginLimit(ctx, name, exchange.address)
     try {
-      const found = await findLogin(name, password, exchange)
+      const found = await findLogin(name, password, exchange, totp)
       if (found) {
         ctx.count('logins_total', { result: 'ok' })
         return found
@@ -125,7 +125,7 @@ export function createAuthentication(
     await countFailedLogin(ctx, name, exchange.address)
   }
 
-  async function findLogin(name: string, password: string, exchange: Exchange): Promise<Login | undefined> {
+  async function findLogin(name: string, password: string, exchange: Exchange, totp?: string): Promise<Login | undefined> {
     if (kindOfSecret(password)) return loginOf(await bySecret(password, ['personal', 'robot'], exchange))
     if (/^[\w-]+\.[\w-]+\.[\w-]+$/.test(password) && password.length > 100) {
       const found = await options.sources?.byToken(password, exchange)
@@ -133,7 +133,7 @@ export function createAuthentication(
     }
     const found = await ctx.remember(`login ${name}`, () => findPasswordLogin(ctx.metadata.read, name))
     if (!found && options.sources) {
-      const elsewhere = await options.sources.byPassword(name, password, exchange)
+      const elsewhere = await options.sources.byPassword(name, password, exchange, totp)
       if (elsewhere) return elsewhere
     }
     if (!(await passwordIsGood(found, name, password, exchange)) || !found || found.account.disabled) return undefined

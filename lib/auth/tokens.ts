@@ -1,6 +1,7 @@
 import { errors, exportJWK, generateKeyPair, importJWK, type JWK, jwtVerify, SignJWT } from 'jose'
 import type { MetadataStore, Sql } from '../metadata/sql.ts'
 import type { Access } from './scope.ts'
+import { seal, unseal } from './seal.ts'
 
 /** What a registry token says. It names the credential it was made from; who that is and may do is looked up at every request. */
 export interface TokenClaims {
@@ -20,6 +21,8 @@ export interface TokenKeys {
   readonly ttlSeconds: number
   /** Signs a token. Errors: a plain Error where this process has no signing key. */
   sign(claims: Pick<TokenClaims, 'sub' | 'cid' | 'cver' | 'access'>): Promise<string>
+  /** Makes a new key that signs from now on; the one before verifies for twice a token's life. Shape: its id. */
+  rotate(): Promise<string>
   /** The claims of a token of ours that is valid now, or undefined: forged, foreign, expired, of another shape. */
   verify(token: string): Promise<TokenClaims | undefined>
 }
@@ -27,6 +30,8 @@ export interface TokenKeys {
 const algorithm = 'EdDSA'
 const type = 'at+jwt'
 const rotateMs = 30 * 24 * 3_600_000
+/** Another process may have rotated: less than half a token's shortest life, so that nothing is signed with a key that ends before it. */
+const recheckMs = 30_000
 const rememberedTokens = 10_000
 
 /**
@@ -46,7 +51,7 @@ export function createTokenKeys(options: {
   const publicKeys = new Map<string, CryptoKey>()
   // Verifying costs a quarter of a millisecond, remembering a microsecond. Keyed by the exact text; revocation never goes by it.
   const verified = new Map<string, TokenClaims>()
-  let signing: { kid: string; key: CryptoKey; createdAt: number } | undefined
+  let signing: { kid: string; key: CryptoKey; createdAt: number; checkedAt: number } | undefined
 
   async function publicKey(kid: unknown): Promise<CryptoKey> {
     if (typeof kid !== 'string' || !/^[A-Za-z0-9_-]{1,64}$/.test(kid)) throw new Error('no key id of ours')
@@ -65,26 +70,30 @@ export function createTokenKeys(options: {
   }
 
   async function signingKey(): Promise<{ kid: string; key: CryptoKey }> {
-    if (signing && now() - signing.createdAt < rotateMs) return signing
-    if (!options.secret)
-      throw new Error('this process has no key to sign tokens with; mount auth where auth.key_file can be read')
-    const sealing = await crypto.subtle.importKey('raw', options.secret, 'AES-GCM', false, ['encrypt', 'decrypt'])
+    if (signing && now() - signing.createdAt < rotateMs && now() - signing.checkedAt < recheckMs) return signing
+    const sealing = await sealingKey()
     const newest = await newestKey(metadata.read, now() - rotateMs)
     const row = newest ?? (await makeKey(sealing))
-    const jwk = await unseal(sealing, row.sealed, row.kid)
+    const jwk = (await unseal(sealing, row.sealed, row.kid)) as JWK
     const key = (await importJWK(jwk, algorithm)) as CryptoKey
-    signing = { kid: row.kid, key, createdAt: row.createdAt }
+    signing = { kid: row.kid, key, createdAt: row.createdAt, checkedAt: now() }
     return signing
   }
 
-  async function makeKey(sealing: CryptoKey): Promise<KeyRow> {
+  async function sealingKey(): Promise<CryptoKey> {
+    if (!options.secret)
+      throw new Error('this process has no key to sign tokens with; mount auth where auth.key_file can be read')
+    return await crypto.subtle.importKey('raw', options.secret, 'AES-GCM', false, ['encrypt', 'decrypt'])
+  }
+
+  async function makeKey(sealing: CryptoKey, when: 'missing' | 'always' = 'missing'): Promise<KeyRow> {
     const pair = await generateKeyPair(algorithm, { extractable: true })
     const kid = newId().replaceAll('-', '')
     const publicJwk = JSON.stringify(await exportJWK(pair.publicKey))
-    const sealed = await seal(sealing, await exportJWK(pair.privateKey), kid)
+    const sealed = await seal(sealing, (await exportJWK(pair.privateKey)) as JsonWebKey, kid)
     return await metadata.write(async (sql) => {
       // Of processes that start together one makes the key.
-      const other = await newestKey(sql, now() - rotateMs)
+      const other = when === 'missing' ? await newestKey(sql, now() - rotateMs) : undefined
       if (other) return other
       const createdAt = now()
       await sql.run(`INSERT INTO signing_keys(kid, public_jwk, private_sealed, created_at) VALUES (?, ?, ?, ?)`, [
@@ -112,6 +121,11 @@ export function createTokenKeys(options: {
         .setExpirationTime(seconds + ttlSeconds)
         .setJti(newId())
         .sign(key)
+    },
+    async rotate() {
+      const { kid } = await makeKey(await sealingKey(), 'always')
+      signing = undefined
+      return kid
     },
     async verify(token) {
       const known = verified.get(token)
@@ -165,33 +179,4 @@ async function newestKey(sql: Sql, notBefore: number): Promise<KeyRow | undefine
     [notBefore],
   )
   return rows[0]
-}
-
-/** AES-GCM: 12 bytes of nonce, then the ciphertext; bound to the key's id. */
-async function seal(key: CryptoKey, jwk: JWK, kid: string): Promise<Uint8Array<ArrayBuffer>> {
-  const iv = crypto.getRandomValues(new Uint8Array(12))
-  const encode = new TextEncoder()
-  const sealed = new Uint8Array(
-    await crypto.subtle.encrypt(
-      { name: 'AES-GCM', iv, additionalData: encode.encode(kid) },
-      key,
-      encode.encode(JSON.stringify(jwk)),
-    ),
-  )
-  const bytes = new Uint8Array(iv.length + sealed.length)
-  bytes.set(iv)
-  bytes.set(sealed, iv.length)
-  return bytes
-}
-
-async function unseal(key: CryptoKey, bytes: Uint8Array<ArrayBuffer>, kid: string): Promise<JWK> {
-  try {
-    const algorithmOf = { name: 'AES-GCM', iv: bytes.subarray(0, 12), additionalData: new TextEncoder().encode(kid) }
-    return JSON.parse(new TextDecoder().decode(await crypto.subtle.decrypt(algorithmOf, key, bytes.subarray(12)))) as JWK
-  } catch (cause) {
-    throw new Error(
-      'the signing key in the database was sealed with another auth key: restore auth.key_file, or delete the rows of signing_keys',
-      { cause },
-    )
-  }
 }

@@ -8,10 +8,7 @@ import { isOciError, type OciError, ociError } from '../oci/errors.ts'
  * What is not a refusal is logged with its cause and answered as 500 UNKNOWN without it.
  */
 export function errorResponse(error: unknown, ctx: Base, exchange: Exchange): Response {
-  const refusal = isOciError(error) ? error : translate(error)
-  exchange.errorCode = refusal.code
-  if (refusal.status >= 500) exchange.cause = error
-  ctx.count('errors_total', { code: refusal.code })
+  const refusal = refusalOf(error, ctx, exchange)
   const errors = refusal.errors ?? [{ code: refusal.code, message: refusal.message, detail: refusal.detail }]
   const body = JSON.stringify({ errors })
   return new Response(body, {
@@ -24,6 +21,15 @@ export function errorResponse(error: unknown, ctx: Base, exchange: Exchange): Re
       ...refusal.headers,
     },
   })
+}
+
+/** What went wrong, in the words of the one table; counted, and kept for the log. */
+export function refusalOf(error: unknown, ctx: Pick<Base, 'count'>, exchange: Exchange): OciError {
+  const refusal = isOciError(error) ? error : translate(error)
+  exchange.errorCode = refusal.code
+  if (refusal.status >= 500) exchange.cause = error
+  ctx.count('errors_total', { code: refusal.code })
+  return refusal
 }
 
 /** Failures of the ports, in the protocol's words. Recognised by code: classes do not survive a bundle boundary. */

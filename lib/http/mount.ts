@@ -64,7 +64,8 @@ function patternOf(path: string): RegExp {
   const source = path
     .replace(/\/$/, '')
     .replace(/[.]/g, '\\.')
-    .replace(/:\w+\+/g, '.+')
+    // A name ends at `/-/`: what comes after it is another path.
+    .replace(/:\w+\+/g, '(?:(?!/-/).)+')
     .replace(/:\w+/g, '[^/]+')
   return new RegExp(`^${source}/?$`)
 }

@@ -6,4 +6,18 @@ export type RegistryEvent =
   | { type: 'manifest_deleted'; repository: string; digest: string; detail: { tags: string[] } }
   | { type: 'tag_deleted'; repository: string; digest: string; tag: string }
   | { type: 'tag_moved'; repository: string; digest: string; tag: string; detail: { from: string | null } }
-  | { type: 'account_added' | 'account_changed'; detail: { subject: string; roles?: string[]; what?: string } }
+  | { type: 'repository_deleted'; repository: string; detail: { tags: number; manifests: number } }
+  | { type: 'account_added'; detail: { subject: string; name: string; roles: readonly string[] } }
+  | { type: 'account_changed'; detail: { subject: string; what: 'password' | 'disabled' | 'enabled' } }
+  | { type: 'account_deleted'; detail: { subject: string; name: string } }
+  | { type: 'role_granted' | 'role_revoked'; detail: { subject: string; role: string } }
+  | { type: 'credential_added' | 'credential_revoked'; detail: { subject: string; id: number; kind: string; name?: string } }
+  | { type: 'robot_added' | 'robot_rotated'; detail: { subject: string; name: string } }
+  | { type: 'rule_created' | 'rule_deleted'; detail: { id: number; rule: unknown; priority?: number } }
+  | { type: 'rule_updated'; detail: { id: number; before: unknown; after: unknown; enabled: boolean } }
+  | { type: 'rules_applied'; detail: { changes: readonly { id?: number; before?: unknown; after?: unknown }[] } }
+  | { type: 'trust_added' | 'trust_deleted'; detail: { id: number; issuer: string; audience: string } }
+  | { type: 'keys_rotated'; detail: { kid: string } }
+  | { type: 'purged'; detail: { deleted: number; kept: number } }
+  | { type: 'gc_started' | 'gc_completed'; detail: { gc_id: string } & Record<string, unknown> }
+  | { type: 'retention_applied'; detail: { dropped: number; removed: number; until: number } }

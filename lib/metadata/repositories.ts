@@ -1,5 +1,6 @@
 import type { RepositoryName } from '../oci/names.ts'
 import type { Sql } from './sql.ts'
+import { discardUpload } from './uploads.ts'
 
 export type RepositoryId = number & { readonly __brand: 'RepositoryId' }
 
@@ -40,4 +41,48 @@ export async function listRepositories(sql: Sql, limit: number, after: string): 
     [after, limit],
   )
   return rows.map((row) => row.name)
+}
+
+export interface RepositorySummary {
+  name: RepositoryName
+  tags: number
+  manifests: number
+  bytes: number
+  createdAt: number
+}
+
+/** What there is in a repository, by count. */
+export async function summarize(sql: Sql, name: string): Promise<RepositorySummary | undefined> {
+  const [row] = await sql.all<RepositorySummary>(
+    `SELECT r.name, r.logical_bytes AS bytes, r.created_at AS createdAt,
+       (SELECT count(*) FROM tags t WHERE t.repo_id = r.id) AS tags,
+       (SELECT count(*) FROM manifests m WHERE m.repo_id = r.id AND m.deleted_epoch IS NULL) AS manifests
+     FROM repositories r WHERE r.name = ? AND r.deleted_epoch IS NULL AND r.visible = 1`,
+    [name],
+  )
+  return row
+}
+
+/**
+ * S19: a tombstone. The name is free at once, uploads under way are over, and what the repository held is collected in its own time.
+ */
+export async function deleteRepository(sql: Sql, id: RepositoryId): Promise<void> {
+  await sql.run(`UPDATE repositories SET deleted_epoch = (SELECT epoch FROM instance) WHERE id = ?`, [id])
+  for (const { inc } of await sql.all<{ inc: string }>(`SELECT inc FROM uploads WHERE repo_id = ? ORDER BY inc`, [id]))
+    await discardUpload(sql, inc)
+}
+
+/** Bytes of blobs that nothing but these manifests of a repository needs (S8); each counted once. */
+export async function releasedBytes(sql: Sql, repositoryId: RepositoryId, manifestId: number | null): Promise<number> {
+  const [row] = await sql.all<{ bytes: number }>(
+    `SELECT coalesce(sum(b.size), 0) AS bytes FROM blobs b WHERE b.digest IN (
+       SELECT f.digest FROM refs f JOIN manifests m ON m.id = f.manifest_id
+       WHERE m.repo_id = ? AND (? IS NULL OR m.id = ?) AND f.kind IN ('config', 'layer', 'child'))
+     AND NOT EXISTS (
+       SELECT 1 FROM refs o JOIN manifests n ON n.id = o.manifest_id JOIN repositories r ON r.id = n.repo_id
+       WHERE o.digest = b.digest AND n.deleted_epoch IS NULL AND r.deleted_epoch IS NULL
+       AND NOT (n.repo_id = ? AND (? IS NULL OR n.id = ?)))`,
+    [repositoryId, manifestId, manifestId, repositoryId, manifestId, manifestId],
+  )
+  return row?.bytes ?? 0
 }

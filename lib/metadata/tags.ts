@@ -74,3 +74,72 @@ export async function addTagHistory(
     entry.now,
   ])
 }
+
+export interface TagRow {
+  name: Tag
+  digest: Digest
+  manifestId: ManifestId
+  updatedAt: number
+}
+
+const tagColumns = `t.name, m.digest, t.manifest_id AS manifestId, t.updated_at AS updatedAt`
+
+/** Tags with what they name, in byte order after `after`. Shape: at most `limit`. */
+export async function listTagRows(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  page: { limit: number; after: string; offset: number },
+): Promise<TagRow[]> {
+  return await sql.all<TagRow>(
+    `SELECT ${tagColumns} FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE t.repo_id = ? AND t.name > ?
+     ORDER BY t.name LIMIT ? OFFSET ?`,
+    [repositoryId, page.after, page.limit, page.offset],
+  )
+}
+
+/** Every tag of a repository, newest first; tags of one moment in byte order, backwards. */
+export async function tagsByAge(sql: Sql, repositoryId: RepositoryId): Promise<TagRow[]> {
+  return await sql.all<TagRow>(
+    `SELECT ${tagColumns} FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE t.repo_id = ? ORDER BY t.updated_at DESC, t.name DESC`,
+    [repositoryId],
+  )
+}
+
+export interface TagChangeRow {
+  id: number
+  at: number
+  oldDigest: Digest | null
+  newDigest: Digest | null
+  eventId: string
+  actor: string | null
+  actorName: string | null
+}
+
+/** What a tag named and when that changed, newest first, before row `before`. Shape: at most `limit`. */
+export async function tagHistory(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  tag: Tag,
+  page: { limit: number; before: number },
+): Promise<TagChangeRow[]> {
+  return await sql.all<TagChangeRow>(
+    `SELECT h.id, h.at, h.old_digest AS oldDigest, h.new_digest AS newDigest, h.event_id AS eventId, j.actor, a.name AS actorName
+     FROM tag_history h LEFT JOIN journal j ON j.id = h.event_id LEFT JOIN accounts a ON a.subject = j.actor
+     WHERE h.repo_id = ? AND h.name = ? AND h.id < ? ORDER BY h.id DESC LIMIT ?`,
+    [repositoryId, tag, page.before, page.limit],
+  )
+}
+
+/** What a tag named at a time (ms since 1970); undefined where it did not exist or named nothing. */
+export async function tagAt(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  tag: Tag,
+  at: number,
+): Promise<{ digest: Digest; at: number } | undefined> {
+  const [row] = await sql.all<{ digest: Digest | null; at: number }>(
+    `SELECT new_digest AS digest, at FROM tag_history WHERE repo_id = ? AND name = ? AND at <= ? ORDER BY at DESC, id DESC LIMIT 1`,
+    [repositoryId, tag, at],
+  )
+  return row?.digest ? { digest: row.digest, at: row.at } : undefined
+}

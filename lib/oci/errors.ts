@@ -1,6 +1,7 @@
 /**
  * Every failure with a protocol name: its status and what it says when nobody says it better.
- * Source: distribution-spec, "Error Codes"; UNKNOWN and UNAVAILABLE are for 5xx, where the specification names none.
+ * Source: distribution-spec, "Error Codes"; UNKNOWN and UNAVAILABLE are for 5xx, where the specification names none; the last five are
+ * of the administration, which the specification does not know.
  */
 export const ociErrors = {
   BLOB_UNKNOWN: { status: 404, message: 'blob unknown to repository' },
@@ -19,6 +20,11 @@ export const ociErrors = {
   UNSUPPORTED: { status: 405, message: 'the operation is unsupported' },
   UNAVAILABLE: { status: 503, message: 'service unavailable, try again' },
   UNKNOWN: { status: 500, message: 'internal error; the log has the cause under the request id' },
+  INVALID: { status: 400, message: 'invalid request' },
+  NOT_FOUND: { status: 404, message: 'there is no such thing' },
+  CONFLICT: { status: 409, message: 'it is not as the request takes it to be' },
+  GONE: { status: 410, message: 'it was here and is gone' },
+  PRECONDITION: { status: 412, message: 'the condition does not hold' },
 } as const satisfies Record<string, { status: number; message: string }>
 
 export type OciErrorCode = keyof typeof ociErrors

@@ -1,7 +1,7 @@
 import type { Base, Ports } from '../context.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { type CompiledRules, compileRules, evaluate } from './evaluate.ts'
-import { builtInRules, parseRule } from './rule.ts'
+import { parseRule, type Rule } from './rule.ts'
 
 /** What refuses where the account may and its credential may not. */
 const narrowed = {
@@ -16,9 +16,8 @@ const narrowed = {
  */
 export function createDecide(
   ctx: Pick<Base, 'now' | 'remember'> & Pick<Ports, 'metadata'>,
-  options: { userContent: boolean },
+  builtIn: readonly Rule[],
 ): Base['decide'] {
-  const builtIn = builtInRules(options)
   let last: { text: string; rules: CompiledRules } | undefined
 
   async function load(sql: Sql): Promise<CompiledRules> {

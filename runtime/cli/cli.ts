@@ -1,11 +1,19 @@
-import { Command, CommanderError, Option } from 'commander'
+import { Argument, Command, CommanderError, Option } from 'commander'
+import { operations } from '../../lib/admin/operations.ts'
 import type { Assets } from '../app.ts'
 import { type Config, formatProblems, loadConfig } from '../config.ts'
-import { accountCommand } from './account.ts'
+import { openLocal } from '../local.ts'
+import { addAccountCommands } from './account.ts'
+import { completionScript } from './completion.ts'
 import { configCommand } from './config.ts'
 import { initCommand } from './init.ts'
+import { loginCommands } from './login.ts'
+import { addOperation, type OpenSession } from './operations.ts'
+import { addPolicyFiles } from './policy.ts'
 import { formatRoutes } from './routes.ts'
+import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
+import { type CliFailure, grpcTransport, localTransport, restTransport } from './transport.ts'
 
 export interface CliDeps {
   assets: Assets
@@ -13,7 +21,7 @@ export interface CliDeps {
 }
 
 /** Codes a script can rely on. */
-export const exitCodes = { ok: 0, failure: 1, usage: 2 } as const
+export const exitCodes = { ok: 0, failure: 1, usage: 2, refused: 3, notFound: 4, conflict: 5, unavailable: 6 } as const
 
 /** Runs one command line. Ends the process with a code of `exitCodes` where the command does not serve. */
 export async function runCli(args: readonly string[], deps: CliDeps): Promise<void> {
@@ -21,6 +29,14 @@ export async function runCli(args: readonly string[], deps: CliDeps): Promise<vo
     .description('A self-hosted OCI container registry.')
     .version(deps.assets.version)
     .option('--config <file>', 'configuration file (default: $MCR_CONFIG, else ./mcr.toml if there is one)')
+    .option(
+      '--server <address>',
+      'administer the registry at this address, by REST (default: $MCR_SERVER, else that of mcr login)',
+    )
+    .option('--grpc <address>', 'the same by gRPC: host:port, or http://host:port without TLS')
+    .option('--token <token>', 'personal, robot or login token (default: $MCR_TOKEN, else that of mcr login)')
+    .option('--ca-cert <file>', 'certificate authority to trust, in PEM')
+    .option('--json', 'answers as JSON')
     .configureOutput({ writeErr: (text) => process.stderr.write(text) })
     .exitOverride()
     .addHelpText(
@@ -31,11 +47,21 @@ Examples:
   mcr serve --listen 0.0.0.0:5000 --tls self-signed
                                                 serve a LAN; prints how clients learn to trust it
   mcr init /etc/mcr                             write a commented mcr.toml
-  mcr account add ci --system --generate        an account for machines, password shown once
+  mcr account add alice                         an account, here on the registry's own host
+  mcr robot create ci --actions registry:pull registry:push --repositories 'team/**'
+                                                an account for machines; its token is shown once
+  mcr login https://registry.example.com -u admin
+                                                from now on the commands are about that registry
+  mcr policy test alice registry:push team/app  may she, and which rule says so
+  mcr audit tail --follow                       who does what, as it happens
   mcr config check                              every problem of the configuration at once
 
+Without --server, --grpc and a login, administration opens the database of this host's configuration itself, whether the registry runs
+or not: whoever owns the data administers it.
+
 Every setting is a key of mcr.toml and a variable MCR_<SECTION>_<KEY>: see mcr config docs.
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or not allowed, 4 no such thing,
+5 not in the state that was taken for granted, 6 the registry cannot be reached or is busy.`,
     )
 
   const load = (overrides: Record<string, string> = {}): Config => loadOrExit(program, overrides)
@@ -60,7 +86,19 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.`,
       await deps.serve(prepared.config, { mount: options.mount, notes: prepared.notes })
     })
   program.addCommand(initCommand())
-  program.addCommand(accountCommand(load, deps.assets))
+  const open = openSession(program, load, deps.assets)
+  for (const operation of operations) if (!operation.cli.hidden) addOperation(program, operation, open)
+  const group = (name: string) => program.commands.find((command) => command.name() === name) as Command
+  addAccountCommands(group('account'), open)
+  addPolicyFiles(group('policy'), open)
+  for (const command of loginCommands(() => program.opts())) program.addCommand(command)
+  program
+    .command('completion')
+    .description('a completion script: source <(mcr completion bash)')
+    .addArgument(new Argument('<shell>').choices(['bash', 'zsh', 'fish']))
+    .action((shell: string) => {
+      process.stdout.write(completionScript(program, shell))
+    })
   program.addCommand(configCommand(program, load))
   program
     .command('routes')
@@ -74,7 +112,46 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.`,
   } catch (error) {
     if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? exitCodes.ok : exitCodes.usage)
     console.error(`mcr: ${(error as Error).message}`)
-    process.exit(exitCodes.failure)
+    process.exit(codeOf((error as Partial<CliFailure>).status))
+  }
+}
+
+function codeOf(status: number | undefined): number {
+  if (status === 400) return exitCodes.usage
+  if (status === 401 || status === 403) return exitCodes.refused
+  if (status === 404 || status === 410) return exitCodes.notFound
+  if (status === 409 || status === 412) return exitCodes.conflict
+  if (status === 429 || status === 503 || status === 507) return exitCodes.unavailable
+  return exitCodes.failure
+}
+
+/** Where the administration's commands go: --grpc, --server, the saved login, or the database of this host. */
+function openSession(program: Command, load: () => Config, assets: Assets): OpenSession {
+  return async () => {
+    const options = program.opts<{
+      server?: string
+      grpc?: string
+      token?: string
+      caCert?: string
+      json?: true
+      config?: string
+    }>()
+    const named = options.server ?? process.env.MCR_SERVER
+    // A configuration named on the command line means this host.
+    const saved = options.config === undefined ? readSavedLogin() : undefined
+    const server = named ?? (options.grpc === undefined ? saved?.server : undefined)
+    const own = named === undefined || named === saved?.server
+    const token = options.token ?? process.env.MCR_TOKEN ?? (own ? saved?.token : undefined)
+    const caCert = options.caCert ?? (own ? saved?.ca_cert : undefined)
+    const json = options.json === true
+    const close = async () => undefined
+    if (options.grpc !== undefined) return { transport: grpcTransport({ address: options.grpc, token, caCert }), json, close }
+    if (server !== undefined) {
+      const address = /^https?:\/\//.test(server) ? server : `https://${server}`
+      return { transport: restTransport({ address, token, caCert }), json, close }
+    }
+    const registry = await openLocal(load(), assets)
+    return { transport: localTransport(registry), json, close: registry.close }
   }
 }
 

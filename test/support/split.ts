@@ -15,7 +15,7 @@ type Mount = (typeof mounts)[number]
 function chooser(): (method: string, path: string) => Mount {
   let pings = 0
   return (method, path) => {
-    if (path.startsWith('/v2/token')) return 'auth'
+    if (/^\/(v2\/token|v1\/|mcr\.v1\.|auth\/)/.test(path)) return 'auth'
     if (/^\/v2\/?(\?|$)/.test(path)) return pings++ % 2 === 0 ? 'auth' : 'pull'
     const upload = /\/blobs\/uploads(\/[^/?]*)?(\?|$)/.test(path)
     const other = /\/(manifests|referrers)\/[^/?]*(\?|$)|\/tags\/list(\?|$)|\/blobs\/[^/?]*:[^/?]*(\?|$)/.test(path)

@@ -2,1284 +2,1348 @@
 // @generated from file mcr/v1/admin.proto (package mcr.v1, syntax proto3)
 /* eslint-disable */
 
-import type { Message } from '@bufbuild/protobuf'
-import type { GenFile, GenMessage, GenService } from '@bufbuild/protobuf/codegenv2'
-import { fileDesc, messageDesc, serviceDesc } from '@bufbuild/protobuf/codegenv2'
-import type { Timestamp } from '@bufbuild/protobuf/wkt'
-import { file_google_protobuf_timestamp } from '@bufbuild/protobuf/wkt'
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file mcr/v1/admin.proto.
  */
-export const file_mcr_v1_admin: GenFile =
-  /*@__PURE__*/
-  fileDesc(
-    'ChJtY3IvdjEvYWRtaW4ucHJvdG8SBm1jci52MSIPCg1IZWFsdGhSZXF1ZXN0IiAKDkhlYWx0aFJlc3BvbnNlEg4KBnN0YXR1cxgBIAEoCSISChBHZXRTdGF0dXNSZXF1ZXN0IuYBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhAKCGluc3RhbmNlGAIgASgJEhQKDHJlcG9zaXRvcmllcxgDIAEoAxIRCgltYW5pZmVzdHMYBCABKAMSDAoEdGFncxgFIAEoAxINCgVibG9icxgGIAEoAxISCgpibG9iX2J5dGVzGAcgASgDEg8KB3VwbG9hZHMYCCABKAMSEAoIYWNjb3VudHMYCSABKAMSDQoFcnVsZXMYCiABKAMSEwoLam91cm5hbF9zZXEYCyABKAMSDQoFZXBvY2gYDCABKAMiRQoMTG9naW5SZXF1ZXN0EhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEhEKCXRvdHBfY29kZRgDIAEoCSJOCg1Mb2dpblJlc3BvbnNlEg0KBXRva2VuGAEgASgJEi4KCmV4cGlyZXNfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIg8KDUxvZ291dFJlcXVlc3QiEAoOTG9nb3V0UmVzcG9uc2UiDwoNV2hvQW1JUmVxdWVzdCKYAQoOV2hvQW1JUmVzcG9uc2USDwoHc3ViamVjdBgBIAEoCRIMCgRuYW1lGAIgASgJEhQKDGFjY291bnRfdHlwZRgDIAEoCRINCgVyb2xlcxgEIAMoCRISCgpjcmVkZW50aWFsGAUgASgJEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIigKFEV4Y2hhbmdlVG9rZW5SZXF1ZXN0EhAKCGlkX3Rva2VuGAEgASgJImcKFUV4Y2hhbmdlVG9rZW5SZXNwb25zZRINCgV0b2tlbhgBIAEoCRIuCgpleHBpcmVzX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdzdWJqZWN0GAMgASgJItEBCgdBY2NvdW50EgwKBG5hbWUYASABKAkSDwoHc3ViamVjdBgCIAEoCRIUCgxhY2NvdW50X3R5cGUYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXJvbGVzGAUgAygJEhAKCGRpc2FibGVkGAYgASgIEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGxhc3RfdXNlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiPwoTTGlzdEFjY291bnRzUmVxdWVzdBIJCgFuGAEgASgFEg0KBWFmdGVyGAIgASgJEg4KBm9mZnNldBgDIAEoBSJHChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCghhY2NvdW50cxgBIAMoCzIPLm1jci52MS5BY2NvdW50EgwKBG5leHQYAiABKAkiJAoRR2V0QWNjb3VudFJlcXVlc3QSDwoHYWNjb3VudBgBIAEoCSI2ChJHZXRBY2NvdW50UmVzcG9uc2USIAoHYWNjb3VudBgBIAEoCzIPLm1jci52MS5BY2NvdW50IlsKFENyZWF0ZUFjY291bnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSFAoMYWNjb3VudF90eXBlGAIgASgJEg0KBXJvbGVzGAMgAygJEhAKCHBhc3N3b3JkGAQgASgJIksKFUNyZWF0ZUFjY291bnRSZXNwb25zZRIgCgdhY2NvdW50GAEgASgLMg8ubWNyLnYxLkFjY291bnQSEAoIcGFzc3dvcmQYAiABKAkiigEKFFVwZGF0ZUFjY291bnRSZXF1ZXN0Eg8KB2FjY291bnQYASABKAkSFQoIZGlzYWJsZWQYAiABKAhIAIgBARIVCghwYXNzd29yZBgDIAEoCUgBiAEBEhkKEWdlbmVyYXRlX3Bhc3N3b3JkGAQgASgIQgsKCV9kaXNhYmxlZEILCglfcGFzc3dvcmQiSwoVVXBkYXRlQWNjb3VudFJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudBIQCghwYXNzd29yZBgCIAEoCSInChREZWxldGVBY2NvdW50UmVxdWVzdBIPCgdhY2NvdW50GAEgASgJIhcKFURlbGV0ZUFjY291bnRSZXNwb25zZSI1CgRSb2xlEgwKBG5hbWUYASABKAkSEAoIYWNjb3VudHMYAiABKAMSDQoFcnVsZXMYAyABKAMiEgoQTGlzdFJvbGVzUmVxdWVzdCIwChFMaXN0Um9sZXNSZXNwb25zZRIbCgVyb2xlcxgBIAMoCzIMLm1jci52MS5Sb2xlIjEKEEdyYW50Um9sZVJlcXVlc3QSDwoHYWNjb3VudBgBIAEoCRIMCgRyb2xlGAIgASgJIjUKEUdyYW50Um9sZVJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudCIyChFSZXZva2VSb2xlUmVxdWVzdBIPCgdhY2NvdW50GAEgASgJEgwKBHJvbGUYAiABKAkiNgoSUmV2b2tlUm9sZVJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudCL5AQoFVG9rZW4SCgoCaWQYASABKAMSDAoEbmFtZRgCIAEoCRIMCgRraW5kGAMgASgJEg8KB2FjY291bnQYBCABKAkSDwoHYWN0aW9ucxgFIAMoCRIUCgxyZXBvc2l0b3JpZXMYBiADKAkSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKZXhwaXJlc19hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMbGFzdF91c2VkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIkChFMaXN0VG9rZW5zUmVxdWVzdBIPCgdhY2NvdW50GAEgASgJIjMKEkxpc3RUb2tlbnNSZXNwb25zZRIdCgZ0b2tlbnMYASADKAsyDS5tY3IudjEuVG9rZW4iXQoSQ3JlYXRlVG9rZW5SZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKZXhwaXJlc19pbhgCIAEoCRIPCgdhY3Rpb25zGAMgAygJEhQKDHJlcG9zaXRvcmllcxgEIAMoCSJDChNDcmVhdGVUb2tlblJlc3BvbnNlEhwKBXRva2VuGAEgASgLMg0ubWNyLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCSIgChJSZXZva2VUb2tlblJlcXVlc3QSCgoCaWQYASABKAMiFQoTUmV2b2tlVG9rZW5SZXNwb25zZSLxAQoFUm9ib3QSDAoEbmFtZRgBIAEoCRIPCgdzdWJqZWN0GAIgASgJEg8KB2FjdGlvbnMYAyADKAkSFAoMcmVwb3NpdG9yaWVzGAQgAygJEhAKCGRpc2FibGVkGAUgASgIEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGxhc3RfdXNlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiEwoRTGlzdFJvYm90c1JlcXVlc3QiMwoSTGlzdFJvYm90c1Jlc3BvbnNlEh0KBnJvYm90cxgBIAMoCzINLm1jci52MS5Sb2JvdCJdChJDcmVhdGVSb2JvdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIPCgdhY3Rpb25zGAIgAygJEhQKDHJlcG9zaXRvcmllcxgDIAMoCRISCgpleHBpcmVzX2luGAQgASgJIkMKE0NyZWF0ZVJvYm90UmVzcG9uc2USHAoFcm9ib3QYASABKAsyDS5tY3IudjEuUm9ib3QSDgoGc2VjcmV0GAIgASgJIjYKElJvdGF0ZVJvYm90UmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCmV4cGlyZXNfaW4YAiABKAkiQwoTUm90YXRlUm9ib3RSZXNwb25zZRIcCgVyb2JvdBgBIAEoCzINLm1jci52MS5Sb2JvdBIOCgZzZWNyZXQYAiABKAkiIgoSRGVsZXRlUm9ib3RSZXF1ZXN0EgwKBG5hbWUYASABKAkiFQoTRGVsZXRlUm9ib3RSZXNwb25zZSLAAQoFVHJ1c3QSCgoCaWQYASABKAMSEwoLZGVzY3JpcHRpb24YAiABKAkSDgoGaXNzdWVyGAMgASgJEhAKCGF1ZGllbmNlGAQgASgJEg4KBmNsYWltcxgFIAMoCRINCgVyb2xlcxgGIAMoCRIPCgdhY3Rpb25zGAcgAygJEhQKDHJlcG9zaXRvcmllcxgIIAMoCRIuCgpjcmVhdGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCITChFMaXN0VHJ1c3RzUmVxdWVzdCIzChJMaXN0VHJ1c3RzUmVzcG9uc2USHQoGdHJ1c3RzGAEgAygLMg0ubWNyLnYxLlRydXN0IpEBChJDcmVhdGVUcnVzdFJlcXVlc3QSEwoLZGVzY3JpcHRpb24YASABKAkSDgoGaXNzdWVyGAIgASgJEhAKCGF1ZGllbmNlGAMgASgJEg4KBmNsYWltcxgEIAMoCRINCgVyb2xlcxgFIAMoCRIPCgdhY3Rpb25zGAYgAygJEhQKDHJlcG9zaXRvcmllcxgHIAMoCSIzChNDcmVhdGVUcnVzdFJlc3BvbnNlEhwKBXRydXN0GAEgASgLMg0ubWNyLnYxLlRydXN0IiAKEkRlbGV0ZVRydXN0UmVxdWVzdBIKCgJpZBgBIAEoAyIVChNEZWxldGVUcnVzdFJlc3BvbnNlIhMKEVJvdGF0ZUtleXNSZXF1ZXN0IiQKElJvdGF0ZUtleXNSZXNwb25zZRIOCgZrZXlfaWQYASABKAkyzg0KDEFkbWluU2VydmljZRI3CgZIZWFsdGgSFS5tY3IudjEuSGVhbHRoUmVxdWVzdBoWLm1jci52MS5IZWFsdGhSZXNwb25zZRJACglHZXRTdGF0dXMSGC5tY3IudjEuR2V0U3RhdHVzUmVxdWVzdBoZLm1jci52MS5HZXRTdGF0dXNSZXNwb25zZRI0CgVMb2dpbhIULm1jci52MS5Mb2dpblJlcXVlc3QaFS5tY3IudjEuTG9naW5SZXNwb25zZRI3CgZMb2dvdXQSFS5tY3IudjEuTG9nb3V0UmVxdWVzdBoWLm1jci52MS5Mb2dvdXRSZXNwb25zZRI3CgZXaG9BbUkSFS5tY3IudjEuV2hvQW1JUmVxdWVzdBoWLm1jci52MS5XaG9BbUlSZXNwb25zZRJMCg1FeGNoYW5nZVRva2VuEhwubWNyLnYxLkV4Y2hhbmdlVG9rZW5SZXF1ZXN0Gh0ubWNyLnYxLkV4Y2hhbmdlVG9rZW5SZXNwb25zZRJJCgxMaXN0QWNjb3VudHMSGy5tY3IudjEuTGlzdEFjY291bnRzUmVxdWVzdBocLm1jci52MS5MaXN0QWNjb3VudHNSZXNwb25zZRJDCgpHZXRBY2NvdW50EhkubWNyLnYxLkdldEFjY291bnRSZXF1ZXN0GhoubWNyLnYxLkdldEFjY291bnRSZXNwb25zZRJMCg1DcmVhdGVBY2NvdW50EhwubWNyLnYxLkNyZWF0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLkNyZWF0ZUFjY291bnRSZXNwb25zZRJMCg1VcGRhdGVBY2NvdW50EhwubWNyLnYxLlVwZGF0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLlVwZGF0ZUFjY291bnRSZXNwb25zZRJMCg1EZWxldGVBY2NvdW50EhwubWNyLnYxLkRlbGV0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLkRlbGV0ZUFjY291bnRSZXNwb25zZRJACglMaXN0Um9sZXMSGC5tY3IudjEuTGlzdFJvbGVzUmVxdWVzdBoZLm1jci52MS5MaXN0Um9sZXNSZXNwb25zZRJACglHcmFudFJvbGUSGC5tY3IudjEuR3JhbnRSb2xlUmVxdWVzdBoZLm1jci52MS5HcmFudFJvbGVSZXNwb25zZRJDCgpSZXZva2VSb2xlEhkubWNyLnYxLlJldm9rZVJvbGVSZXF1ZXN0GhoubWNyLnYxLlJldm9rZVJvbGVSZXNwb25zZRJDCgpMaXN0VG9rZW5zEhkubWNyLnYxLkxpc3RUb2tlbnNSZXF1ZXN0GhoubWNyLnYxLkxpc3RUb2tlbnNSZXNwb25zZRJGCgtDcmVhdGVUb2tlbhIaLm1jci52MS5DcmVhdGVUb2tlblJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlVG9rZW5SZXNwb25zZRJGCgtSZXZva2VUb2tlbhIaLm1jci52MS5SZXZva2VUb2tlblJlcXVlc3QaGy5tY3IudjEuUmV2b2tlVG9rZW5SZXNwb25zZRJDCgpMaXN0Um9ib3RzEhkubWNyLnYxLkxpc3RSb2JvdHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RSb2JvdHNSZXNwb25zZRJGCgtDcmVhdGVSb2JvdBIaLm1jci52MS5DcmVhdGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlUm9ib3RSZXNwb25zZRJGCgtSb3RhdGVSb2JvdBIaLm1jci52MS5Sb3RhdGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuUm90YXRlUm9ib3RSZXNwb25zZRJGCgtEZWxldGVSb2JvdBIaLm1jci52MS5EZWxldGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuRGVsZXRlUm9ib3RSZXNwb25zZRJDCgpMaXN0VHJ1c3RzEhkubWNyLnYxLkxpc3RUcnVzdHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RUcnVzdHNSZXNwb25zZRJGCgtDcmVhdGVUcnVzdBIaLm1jci52MS5DcmVhdGVUcnVzdFJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlVHJ1c3RSZXNwb25zZRJGCgtEZWxldGVUcnVzdBIaLm1jci52MS5EZWxldGVUcnVzdFJlcXVlc3QaGy5tY3IudjEuRGVsZXRlVHJ1c3RSZXNwb25zZRJDCgpSb3RhdGVLZXlzEhkubWNyLnYxLlJvdGF0ZUtleXNSZXF1ZXN0GhoubWNyLnYxLlJvdGF0ZUtleXNSZXNwb25zZWIGcHJvdG8z',
-    [file_google_protobuf_timestamp],
-  )
+export const file_mcr_v1_admin: GenFile = /*@__PURE__*/
+  fileDesc("ChJtY3IvdjEvYWRtaW4ucHJvdG8SBm1jci52MSIPCg1IZWFsdGhSZXF1ZXN0IiAKDkhlYWx0aFJlc3BvbnNlEg4KBnN0YXR1cxgBIAEoCSISChBHZXRTdGF0dXNSZXF1ZXN0IuYBChFHZXRTdGF0dXNSZXNwb25zZRIPCgd2ZXJzaW9uGAEgASgJEhAKCGluc3RhbmNlGAIgASgJEhQKDHJlcG9zaXRvcmllcxgDIAEoAxIRCgltYW5pZmVzdHMYBCABKAMSDAoEdGFncxgFIAEoAxINCgVibG9icxgGIAEoAxISCgpibG9iX2J5dGVzGAcgASgDEg8KB3VwbG9hZHMYCCABKAMSEAoIYWNjb3VudHMYCSABKAMSDQoFcnVsZXMYCiABKAMSEwoLam91cm5hbF9zZXEYCyABKAMSDQoFZXBvY2gYDCABKAMiRQoMTG9naW5SZXF1ZXN0EhAKCHVzZXJuYW1lGAEgASgJEhAKCHBhc3N3b3JkGAIgASgJEhEKCXRvdHBfY29kZRgDIAEoCSJOCg1Mb2dpblJlc3BvbnNlEg0KBXRva2VuGAEgASgJEi4KCmV4cGlyZXNfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIg8KDUxvZ291dFJlcXVlc3QiEAoOTG9nb3V0UmVzcG9uc2UiDwoNV2hvQW1JUmVxdWVzdCKYAQoOV2hvQW1JUmVzcG9uc2USDwoHc3ViamVjdBgBIAEoCRIMCgRuYW1lGAIgASgJEhQKDGFjY291bnRfdHlwZRgDIAEoCRINCgVyb2xlcxgEIAMoCRISCgpjcmVkZW50aWFsGAUgASgJEi4KCmV4cGlyZXNfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIigKFEV4Y2hhbmdlVG9rZW5SZXF1ZXN0EhAKCGlkX3Rva2VuGAEgASgJImcKFUV4Y2hhbmdlVG9rZW5SZXNwb25zZRINCgV0b2tlbhgBIAEoCRIuCgpleHBpcmVzX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdzdWJqZWN0GAMgASgJItEBCgdBY2NvdW50EgwKBG5hbWUYASABKAkSDwoHc3ViamVjdBgCIAEoCRIUCgxhY2NvdW50X3R5cGUYAyABKAkSDgoGc291cmNlGAQgASgJEg0KBXJvbGVzGAUgAygJEhAKCGRpc2FibGVkGAYgASgIEi4KCmNyZWF0ZWRfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGxhc3RfdXNlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiPwoTTGlzdEFjY291bnRzUmVxdWVzdBIJCgFuGAEgASgFEg0KBWFmdGVyGAIgASgJEg4KBm9mZnNldBgDIAEoBSJHChRMaXN0QWNjb3VudHNSZXNwb25zZRIhCghhY2NvdW50cxgBIAMoCzIPLm1jci52MS5BY2NvdW50EgwKBG5leHQYAiABKAkiJAoRR2V0QWNjb3VudFJlcXVlc3QSDwoHYWNjb3VudBgBIAEoCSI2ChJHZXRBY2NvdW50UmVzcG9uc2USIAoHYWNjb3VudBgBIAEoCzIPLm1jci52MS5BY2NvdW50IlsKFENyZWF0ZUFjY291bnRSZXF1ZXN0EgwKBG5hbWUYASABKAkSFAoMYWNjb3VudF90eXBlGAIgASgJEg0KBXJvbGVzGAMgAygJEhAKCHBhc3N3b3JkGAQgASgJIksKFUNyZWF0ZUFjY291bnRSZXNwb25zZRIgCgdhY2NvdW50GAEgASgLMg8ubWNyLnYxLkFjY291bnQSEAoIcGFzc3dvcmQYAiABKAkiigEKFFVwZGF0ZUFjY291bnRSZXF1ZXN0Eg8KB2FjY291bnQYASABKAkSFQoIZGlzYWJsZWQYAiABKAhIAIgBARIVCghwYXNzd29yZBgDIAEoCUgBiAEBEhkKEWdlbmVyYXRlX3Bhc3N3b3JkGAQgASgIQgsKCV9kaXNhYmxlZEILCglfcGFzc3dvcmQiSwoVVXBkYXRlQWNjb3VudFJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudBIQCghwYXNzd29yZBgCIAEoCSInChREZWxldGVBY2NvdW50UmVxdWVzdBIPCgdhY2NvdW50GAEgASgJIhcKFURlbGV0ZUFjY291bnRSZXNwb25zZSI1CgRSb2xlEgwKBG5hbWUYASABKAkSEAoIYWNjb3VudHMYAiABKAMSDQoFcnVsZXMYAyABKAMiEgoQTGlzdFJvbGVzUmVxdWVzdCIwChFMaXN0Um9sZXNSZXNwb25zZRIbCgVyb2xlcxgBIAMoCzIMLm1jci52MS5Sb2xlIjEKEEdyYW50Um9sZVJlcXVlc3QSDwoHYWNjb3VudBgBIAEoCRIMCgRyb2xlGAIgASgJIjUKEUdyYW50Um9sZVJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudCIyChFSZXZva2VSb2xlUmVxdWVzdBIPCgdhY2NvdW50GAEgASgJEgwKBHJvbGUYAiABKAkiNgoSUmV2b2tlUm9sZVJlc3BvbnNlEiAKB2FjY291bnQYASABKAsyDy5tY3IudjEuQWNjb3VudCL5AQoFVG9rZW4SCgoCaWQYASABKAMSDAoEbmFtZRgCIAEoCRIMCgRraW5kGAMgASgJEg8KB2FjY291bnQYBCABKAkSDwoHYWN0aW9ucxgFIAMoCRIUCgxyZXBvc2l0b3JpZXMYBiADKAkSLgoKY3JlYXRlZF9hdBgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKZXhwaXJlc19hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMbGFzdF91c2VkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIkChFMaXN0VG9rZW5zUmVxdWVzdBIPCgdhY2NvdW50GAEgASgJIjMKEkxpc3RUb2tlbnNSZXNwb25zZRIdCgZ0b2tlbnMYASADKAsyDS5tY3IudjEuVG9rZW4iXQoSQ3JlYXRlVG9rZW5SZXF1ZXN0EgwKBG5hbWUYASABKAkSEgoKZXhwaXJlc19pbhgCIAEoCRIPCgdhY3Rpb25zGAMgAygJEhQKDHJlcG9zaXRvcmllcxgEIAMoCSJDChNDcmVhdGVUb2tlblJlc3BvbnNlEhwKBXRva2VuGAEgASgLMg0ubWNyLnYxLlRva2VuEg4KBnNlY3JldBgCIAEoCSIgChJSZXZva2VUb2tlblJlcXVlc3QSCgoCaWQYASABKAMiFQoTUmV2b2tlVG9rZW5SZXNwb25zZSLxAQoFUm9ib3QSDAoEbmFtZRgBIAEoCRIPCgdzdWJqZWN0GAIgASgJEg8KB2FjdGlvbnMYAyADKAkSFAoMcmVwb3NpdG9yaWVzGAQgAygJEhAKCGRpc2FibGVkGAUgASgIEi4KCmNyZWF0ZWRfYXQYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCmV4cGlyZXNfYXQYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGxhc3RfdXNlZF9hdBgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiEwoRTGlzdFJvYm90c1JlcXVlc3QiMwoSTGlzdFJvYm90c1Jlc3BvbnNlEh0KBnJvYm90cxgBIAMoCzINLm1jci52MS5Sb2JvdCJdChJDcmVhdGVSb2JvdFJlcXVlc3QSDAoEbmFtZRgBIAEoCRIPCgdhY3Rpb25zGAIgAygJEhQKDHJlcG9zaXRvcmllcxgDIAMoCRISCgpleHBpcmVzX2luGAQgASgJIkMKE0NyZWF0ZVJvYm90UmVzcG9uc2USHAoFcm9ib3QYASABKAsyDS5tY3IudjEuUm9ib3QSDgoGc2VjcmV0GAIgASgJIjYKElJvdGF0ZVJvYm90UmVxdWVzdBIMCgRuYW1lGAEgASgJEhIKCmV4cGlyZXNfaW4YAiABKAkiQwoTUm90YXRlUm9ib3RSZXNwb25zZRIcCgVyb2JvdBgBIAEoCzINLm1jci52MS5Sb2JvdBIOCgZzZWNyZXQYAiABKAkiIgoSRGVsZXRlUm9ib3RSZXF1ZXN0EgwKBG5hbWUYASABKAkiFQoTRGVsZXRlUm9ib3RSZXNwb25zZSLAAQoFVHJ1c3QSCgoCaWQYASABKAMSEwoLZGVzY3JpcHRpb24YAiABKAkSDgoGaXNzdWVyGAMgASgJEhAKCGF1ZGllbmNlGAQgASgJEg4KBmNsYWltcxgFIAMoCRINCgVyb2xlcxgGIAMoCRIPCgdhY3Rpb25zGAcgAygJEhQKDHJlcG9zaXRvcmllcxgIIAMoCRIuCgpjcmVhdGVkX2F0GAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCITChFMaXN0VHJ1c3RzUmVxdWVzdCIzChJMaXN0VHJ1c3RzUmVzcG9uc2USHQoGdHJ1c3RzGAEgAygLMg0ubWNyLnYxLlRydXN0IpEBChJDcmVhdGVUcnVzdFJlcXVlc3QSEwoLZGVzY3JpcHRpb24YASABKAkSDgoGaXNzdWVyGAIgASgJEhAKCGF1ZGllbmNlGAMgASgJEg4KBmNsYWltcxgEIAMoCRINCgVyb2xlcxgFIAMoCRIPCgdhY3Rpb25zGAYgAygJEhQKDHJlcG9zaXRvcmllcxgHIAMoCSIzChNDcmVhdGVUcnVzdFJlc3BvbnNlEhwKBXRydXN0GAEgASgLMg0ubWNyLnYxLlRydXN0IiAKEkRlbGV0ZVRydXN0UmVxdWVzdBIKCgJpZBgBIAEoAyIVChNEZWxldGVUcnVzdFJlc3BvbnNlIhMKEVJvdGF0ZUtleXNSZXF1ZXN0IiQKElJvdGF0ZUtleXNSZXNwb25zZRIOCgZrZXlfaWQYASABKAkyzg0KDEFkbWluU2VydmljZRI3CgZIZWFsdGgSFS5tY3IudjEuSGVhbHRoUmVxdWVzdBoWLm1jci52MS5IZWFsdGhSZXNwb25zZRJACglHZXRTdGF0dXMSGC5tY3IudjEuR2V0U3RhdHVzUmVxdWVzdBoZLm1jci52MS5HZXRTdGF0dXNSZXNwb25zZRI0CgVMb2dpbhIULm1jci52MS5Mb2dpblJlcXVlc3QaFS5tY3IudjEuTG9naW5SZXNwb25zZRI3CgZMb2dvdXQSFS5tY3IudjEuTG9nb3V0UmVxdWVzdBoWLm1jci52MS5Mb2dvdXRSZXNwb25zZRI3CgZXaG9BbUkSFS5tY3IudjEuV2hvQW1JUmVxdWVzdBoWLm1jci52MS5XaG9BbUlSZXNwb25zZRJMCg1FeGNoYW5nZVRva2VuEhwubWNyLnYxLkV4Y2hhbmdlVG9rZW5SZXF1ZXN0Gh0ubWNyLnYxLkV4Y2hhbmdlVG9rZW5SZXNwb25zZRJJCgxMaXN0QWNjb3VudHMSGy5tY3IudjEuTGlzdEFjY291bnRzUmVxdWVzdBocLm1jci52MS5MaXN0QWNjb3VudHNSZXNwb25zZRJDCgpHZXRBY2NvdW50EhkubWNyLnYxLkdldEFjY291bnRSZXF1ZXN0GhoubWNyLnYxLkdldEFjY291bnRSZXNwb25zZRJMCg1DcmVhdGVBY2NvdW50EhwubWNyLnYxLkNyZWF0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLkNyZWF0ZUFjY291bnRSZXNwb25zZRJMCg1VcGRhdGVBY2NvdW50EhwubWNyLnYxLlVwZGF0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLlVwZGF0ZUFjY291bnRSZXNwb25zZRJMCg1EZWxldGVBY2NvdW50EhwubWNyLnYxLkRlbGV0ZUFjY291bnRSZXF1ZXN0Gh0ubWNyLnYxLkRlbGV0ZUFjY291bnRSZXNwb25zZRJACglMaXN0Um9sZXMSGC5tY3IudjEuTGlzdFJvbGVzUmVxdWVzdBoZLm1jci52MS5MaXN0Um9sZXNSZXNwb25zZRJACglHcmFudFJvbGUSGC5tY3IudjEuR3JhbnRSb2xlUmVxdWVzdBoZLm1jci52MS5HcmFudFJvbGVSZXNwb25zZRJDCgpSZXZva2VSb2xlEhkubWNyLnYxLlJldm9rZVJvbGVSZXF1ZXN0GhoubWNyLnYxLlJldm9rZVJvbGVSZXNwb25zZRJDCgpMaXN0VG9rZW5zEhkubWNyLnYxLkxpc3RUb2tlbnNSZXF1ZXN0GhoubWNyLnYxLkxpc3RUb2tlbnNSZXNwb25zZRJGCgtDcmVhdGVUb2tlbhIaLm1jci52MS5DcmVhdGVUb2tlblJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlVG9rZW5SZXNwb25zZRJGCgtSZXZva2VUb2tlbhIaLm1jci52MS5SZXZva2VUb2tlblJlcXVlc3QaGy5tY3IudjEuUmV2b2tlVG9rZW5SZXNwb25zZRJDCgpMaXN0Um9ib3RzEhkubWNyLnYxLkxpc3RSb2JvdHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RSb2JvdHNSZXNwb25zZRJGCgtDcmVhdGVSb2JvdBIaLm1jci52MS5DcmVhdGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlUm9ib3RSZXNwb25zZRJGCgtSb3RhdGVSb2JvdBIaLm1jci52MS5Sb3RhdGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuUm90YXRlUm9ib3RSZXNwb25zZRJGCgtEZWxldGVSb2JvdBIaLm1jci52MS5EZWxldGVSb2JvdFJlcXVlc3QaGy5tY3IudjEuRGVsZXRlUm9ib3RSZXNwb25zZRJDCgpMaXN0VHJ1c3RzEhkubWNyLnYxLkxpc3RUcnVzdHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RUcnVzdHNSZXNwb25zZRJGCgtDcmVhdGVUcnVzdBIaLm1jci52MS5DcmVhdGVUcnVzdFJlcXVlc3QaGy5tY3IudjEuQ3JlYXRlVHJ1c3RSZXNwb25zZRJGCgtEZWxldGVUcnVzdBIaLm1jci52MS5EZWxldGVUcnVzdFJlcXVlc3QaGy5tY3IudjEuRGVsZXRlVHJ1c3RSZXNwb25zZRJDCgpSb3RhdGVLZXlzEhkubWNyLnYxLlJvdGF0ZUtleXNSZXF1ZXN0GhoubWNyLnYxLlJvdGF0ZUtleXNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message mcr.v1.HealthRequest
  */
-export type HealthRequest = Message<'mcr.v1.HealthRequest'> & {}
+export type HealthRequest = Message<"mcr.v1.HealthRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.HealthRequest.
  * Use `create(HealthRequestSchema)` to create a new message.
  */
-export const HealthRequestSchema: GenMessage<HealthRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 0)
+export const HealthRequestSchema: GenMessage<HealthRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 0);
 
 /**
  * @generated from message mcr.v1.HealthResponse
  */
-export type HealthResponse = Message<'mcr.v1.HealthResponse'> & {
+export type HealthResponse = Message<"mcr.v1.HealthResponse"> & {
   /**
    * @generated from field: string status = 1;
    */
-  status: string
-}
+  status: string;
+};
 
 /**
  * Describes the message mcr.v1.HealthResponse.
  * Use `create(HealthResponseSchema)` to create a new message.
  */
-export const HealthResponseSchema: GenMessage<HealthResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 1)
+export const HealthResponseSchema: GenMessage<HealthResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 1);
 
 /**
  * @generated from message mcr.v1.GetStatusRequest
  */
-export type GetStatusRequest = Message<'mcr.v1.GetStatusRequest'> & {}
+export type GetStatusRequest = Message<"mcr.v1.GetStatusRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.GetStatusRequest.
  * Use `create(GetStatusRequestSchema)` to create a new message.
  */
-export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 2)
+export const GetStatusRequestSchema: GenMessage<GetStatusRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 2);
 
 /**
  * @generated from message mcr.v1.GetStatusResponse
  */
-export type GetStatusResponse = Message<'mcr.v1.GetStatusResponse'> & {
+export type GetStatusResponse = Message<"mcr.v1.GetStatusResponse"> & {
   /**
    * @generated from field: string version = 1;
    */
-  version: string
+  version: string;
 
   /**
    * @generated from field: string instance = 2;
    */
-  instance: string
+  instance: string;
 
   /**
    * @generated from field: int64 repositories = 3;
    */
-  repositories: bigint
+  repositories: bigint;
 
   /**
    * @generated from field: int64 manifests = 4;
    */
-  manifests: bigint
+  manifests: bigint;
 
   /**
    * @generated from field: int64 tags = 5;
    */
-  tags: bigint
+  tags: bigint;
 
   /**
    * @generated from field: int64 blobs = 6;
    */
-  blobs: bigint
+  blobs: bigint;
 
   /**
    * @generated from field: int64 blob_bytes = 7;
    */
-  blobBytes: bigint
+  blobBytes: bigint;
 
   /**
    * @generated from field: int64 uploads = 8;
    */
-  uploads: bigint
+  uploads: bigint;
 
   /**
    * @generated from field: int64 accounts = 9;
    */
-  accounts: bigint
+  accounts: bigint;
 
   /**
    * @generated from field: int64 rules = 10;
    */
-  rules: bigint
+  rules: bigint;
 
   /**
    * @generated from field: int64 journal_seq = 11;
    */
-  journalSeq: bigint
+  journalSeq: bigint;
 
   /**
    * @generated from field: int64 epoch = 12;
    */
-  epoch: bigint
-}
+  epoch: bigint;
+};
 
 /**
  * Describes the message mcr.v1.GetStatusResponse.
  * Use `create(GetStatusResponseSchema)` to create a new message.
  */
-export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 3)
+export const GetStatusResponseSchema: GenMessage<GetStatusResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 3);
 
 /**
  * @generated from message mcr.v1.LoginRequest
  */
-export type LoginRequest = Message<'mcr.v1.LoginRequest'> & {
+export type LoginRequest = Message<"mcr.v1.LoginRequest"> & {
   /**
    * @generated from field: string username = 1;
    */
-  username: string
+  username: string;
 
   /**
    * @generated from field: string password = 2;
    */
-  password: string
+  password: string;
 
   /**
    * @generated from field: string totp_code = 3;
    */
-  totpCode: string
-}
+  totpCode: string;
+};
 
 /**
  * Describes the message mcr.v1.LoginRequest.
  * Use `create(LoginRequestSchema)` to create a new message.
  */
-export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 4)
+export const LoginRequestSchema: GenMessage<LoginRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 4);
 
 /**
  * @generated from message mcr.v1.LoginResponse
  */
-export type LoginResponse = Message<'mcr.v1.LoginResponse'> & {
+export type LoginResponse = Message<"mcr.v1.LoginResponse"> & {
   /**
    * @generated from field: string token = 1;
    */
-  token: string
+  token: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 2;
    */
-  expiresAt?: Timestamp | undefined
-}
+  expiresAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.LoginResponse.
  * Use `create(LoginResponseSchema)` to create a new message.
  */
-export const LoginResponseSchema: GenMessage<LoginResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 5)
+export const LoginResponseSchema: GenMessage<LoginResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 5);
 
 /**
  * @generated from message mcr.v1.LogoutRequest
  */
-export type LogoutRequest = Message<'mcr.v1.LogoutRequest'> & {}
+export type LogoutRequest = Message<"mcr.v1.LogoutRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.LogoutRequest.
  * Use `create(LogoutRequestSchema)` to create a new message.
  */
-export const LogoutRequestSchema: GenMessage<LogoutRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 6)
+export const LogoutRequestSchema: GenMessage<LogoutRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 6);
 
 /**
  * @generated from message mcr.v1.LogoutResponse
  */
-export type LogoutResponse = Message<'mcr.v1.LogoutResponse'> & {}
+export type LogoutResponse = Message<"mcr.v1.LogoutResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.LogoutResponse.
  * Use `create(LogoutResponseSchema)` to create a new message.
  */
-export const LogoutResponseSchema: GenMessage<LogoutResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 7)
+export const LogoutResponseSchema: GenMessage<LogoutResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 7);
 
 /**
  * @generated from message mcr.v1.WhoAmIRequest
  */
-export type WhoAmIRequest = Message<'mcr.v1.WhoAmIRequest'> & {}
+export type WhoAmIRequest = Message<"mcr.v1.WhoAmIRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.WhoAmIRequest.
  * Use `create(WhoAmIRequestSchema)` to create a new message.
  */
-export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 8)
+export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 8);
 
 /**
  * @generated from message mcr.v1.WhoAmIResponse
  */
-export type WhoAmIResponse = Message<'mcr.v1.WhoAmIResponse'> & {
+export type WhoAmIResponse = Message<"mcr.v1.WhoAmIResponse"> & {
   /**
    * @generated from field: string subject = 1;
    */
-  subject: string
+  subject: string;
 
   /**
    * @generated from field: string name = 2;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string account_type = 3;
    */
-  accountType: string
+  accountType: string;
 
   /**
    * @generated from field: repeated string roles = 4;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * personal, robot, login, session, password
    *
    * @generated from field: string credential = 5;
    */
-  credential: string
+  credential: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 6;
    */
-  expiresAt?: Timestamp | undefined
-}
+  expiresAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.WhoAmIResponse.
  * Use `create(WhoAmIResponseSchema)` to create a new message.
  */
-export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 9)
+export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 9);
 
 /**
  * @generated from message mcr.v1.ExchangeTokenRequest
  */
-export type ExchangeTokenRequest = Message<'mcr.v1.ExchangeTokenRequest'> & {
+export type ExchangeTokenRequest = Message<"mcr.v1.ExchangeTokenRequest"> & {
   /**
    * an ID token of an issuer that a trust names
    *
    * @generated from field: string id_token = 1;
    */
-  idToken: string
-}
+  idToken: string;
+};
 
 /**
  * Describes the message mcr.v1.ExchangeTokenRequest.
  * Use `create(ExchangeTokenRequestSchema)` to create a new message.
  */
-export const ExchangeTokenRequestSchema: GenMessage<ExchangeTokenRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 10)
+export const ExchangeTokenRequestSchema: GenMessage<ExchangeTokenRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 10);
 
 /**
  * @generated from message mcr.v1.ExchangeTokenResponse
  */
-export type ExchangeTokenResponse = Message<'mcr.v1.ExchangeTokenResponse'> & {
+export type ExchangeTokenResponse = Message<"mcr.v1.ExchangeTokenResponse"> & {
   /**
    * @generated from field: string token = 1;
    */
-  token: string
+  token: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 2;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * @generated from field: string subject = 3;
    */
-  subject: string
-}
+  subject: string;
+};
 
 /**
  * Describes the message mcr.v1.ExchangeTokenResponse.
  * Use `create(ExchangeTokenResponseSchema)` to create a new message.
  */
-export const ExchangeTokenResponseSchema: GenMessage<ExchangeTokenResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 11)
+export const ExchangeTokenResponseSchema: GenMessage<ExchangeTokenResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 11);
 
 /**
  * @generated from message mcr.v1.Account
  */
-export type Account = Message<'mcr.v1.Account'> & {
+export type Account = Message<"mcr.v1.Account"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string subject = 2;
    */
-  subject: string
+  subject: string;
 
   /**
    * human or system
    *
    * @generated from field: string account_type = 3;
    */
-  accountType: string
+  accountType: string;
 
   /**
    * local, robot, mcias, oidc
    *
    * @generated from field: string source = 4;
    */
-  source: string
+  source: string;
 
   /**
    * @generated from field: repeated string roles = 5;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: bool disabled = 6;
    */
-  disabled: boolean
+  disabled: boolean;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 7;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp last_used_at = 8;
    */
-  lastUsedAt?: Timestamp | undefined
-}
+  lastUsedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Account.
  * Use `create(AccountSchema)` to create a new message.
  */
-export const AccountSchema: GenMessage<Account> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 12)
+export const AccountSchema: GenMessage<Account> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 12);
 
 /**
  * @generated from message mcr.v1.ListAccountsRequest
  */
-export type ListAccountsRequest = Message<'mcr.v1.ListAccountsRequest'> & {
+export type ListAccountsRequest = Message<"mcr.v1.ListAccountsRequest"> & {
   /**
    * @generated from field: int32 n = 1;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 2;
    */
-  after: string
+  after: string;
 
   /**
    * @generated from field: int32 offset = 3;
    */
-  offset: number
-}
+  offset: number;
+};
 
 /**
  * Describes the message mcr.v1.ListAccountsRequest.
  * Use `create(ListAccountsRequestSchema)` to create a new message.
  */
-export const ListAccountsRequestSchema: GenMessage<ListAccountsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 13)
+export const ListAccountsRequestSchema: GenMessage<ListAccountsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 13);
 
 /**
  * @generated from message mcr.v1.ListAccountsResponse
  */
-export type ListAccountsResponse = Message<'mcr.v1.ListAccountsResponse'> & {
+export type ListAccountsResponse = Message<"mcr.v1.ListAccountsResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Account accounts = 1;
    */
-  accounts: Account[]
+  accounts: Account[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListAccountsResponse.
  * Use `create(ListAccountsResponseSchema)` to create a new message.
  */
-export const ListAccountsResponseSchema: GenMessage<ListAccountsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 14)
+export const ListAccountsResponseSchema: GenMessage<ListAccountsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 14);
 
 /**
  * @generated from message mcr.v1.GetAccountRequest
  */
-export type GetAccountRequest = Message<'mcr.v1.GetAccountRequest'> & {
+export type GetAccountRequest = Message<"mcr.v1.GetAccountRequest"> & {
   /**
    * name or subject
    *
    * @generated from field: string account = 1;
    */
-  account: string
-}
+  account: string;
+};
 
 /**
  * Describes the message mcr.v1.GetAccountRequest.
  * Use `create(GetAccountRequestSchema)` to create a new message.
  */
-export const GetAccountRequestSchema: GenMessage<GetAccountRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 15)
+export const GetAccountRequestSchema: GenMessage<GetAccountRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 15);
 
 /**
  * @generated from message mcr.v1.GetAccountResponse
  */
-export type GetAccountResponse = Message<'mcr.v1.GetAccountResponse'> & {
+export type GetAccountResponse = Message<"mcr.v1.GetAccountResponse"> & {
   /**
    * @generated from field: mcr.v1.Account account = 1;
    */
-  account?: Account | undefined
-}
+  account?: Account | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GetAccountResponse.
  * Use `create(GetAccountResponseSchema)` to create a new message.
  */
-export const GetAccountResponseSchema: GenMessage<GetAccountResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 16)
+export const GetAccountResponseSchema: GenMessage<GetAccountResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 16);
 
 /**
  * @generated from message mcr.v1.CreateAccountRequest
  */
-export type CreateAccountRequest = Message<'mcr.v1.CreateAccountRequest'> & {
+export type CreateAccountRequest = Message<"mcr.v1.CreateAccountRequest"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string account_type = 2;
    */
-  accountType: string
+  accountType: string;
 
   /**
    * @generated from field: repeated string roles = 3;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * empty: the answer has a random one
    *
    * @generated from field: string password = 4;
    */
-  password: string
-}
+  password: string;
+};
 
 /**
  * Describes the message mcr.v1.CreateAccountRequest.
  * Use `create(CreateAccountRequestSchema)` to create a new message.
  */
-export const CreateAccountRequestSchema: GenMessage<CreateAccountRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 17)
+export const CreateAccountRequestSchema: GenMessage<CreateAccountRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 17);
 
 /**
  * @generated from message mcr.v1.CreateAccountResponse
  */
-export type CreateAccountResponse = Message<'mcr.v1.CreateAccountResponse'> & {
+export type CreateAccountResponse = Message<"mcr.v1.CreateAccountResponse"> & {
   /**
    * @generated from field: mcr.v1.Account account = 1;
    */
-  account?: Account | undefined
+  account?: Account | undefined;
 
   /**
    * only where it was made here
    *
    * @generated from field: string password = 2;
    */
-  password: string
-}
+  password: string;
+};
 
 /**
  * Describes the message mcr.v1.CreateAccountResponse.
  * Use `create(CreateAccountResponseSchema)` to create a new message.
  */
-export const CreateAccountResponseSchema: GenMessage<CreateAccountResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 18)
+export const CreateAccountResponseSchema: GenMessage<CreateAccountResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 18);
 
 /**
  * @generated from message mcr.v1.UpdateAccountRequest
  */
-export type UpdateAccountRequest = Message<'mcr.v1.UpdateAccountRequest'> & {
+export type UpdateAccountRequest = Message<"mcr.v1.UpdateAccountRequest"> & {
   /**
    * @generated from field: string account = 1;
    */
-  account: string
+  account: string;
 
   /**
    * @generated from field: optional bool disabled = 2;
    */
-  disabled?: boolean | undefined
+  disabled?: boolean | undefined;
 
   /**
    * @generated from field: optional string password = 3;
    */
-  password?: string | undefined
+  password?: string | undefined;
 
   /**
    * makes a random password; the answer has it
    *
    * @generated from field: bool generate_password = 4;
    */
-  generatePassword: boolean
-}
+  generatePassword: boolean;
+};
 
 /**
  * Describes the message mcr.v1.UpdateAccountRequest.
  * Use `create(UpdateAccountRequestSchema)` to create a new message.
  */
-export const UpdateAccountRequestSchema: GenMessage<UpdateAccountRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 19)
+export const UpdateAccountRequestSchema: GenMessage<UpdateAccountRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 19);
 
 /**
  * @generated from message mcr.v1.UpdateAccountResponse
  */
-export type UpdateAccountResponse = Message<'mcr.v1.UpdateAccountResponse'> & {
+export type UpdateAccountResponse = Message<"mcr.v1.UpdateAccountResponse"> & {
   /**
    * @generated from field: mcr.v1.Account account = 1;
    */
-  account?: Account | undefined
+  account?: Account | undefined;
 
   /**
    * @generated from field: string password = 2;
    */
-  password: string
-}
+  password: string;
+};
 
 /**
  * Describes the message mcr.v1.UpdateAccountResponse.
  * Use `create(UpdateAccountResponseSchema)` to create a new message.
  */
-export const UpdateAccountResponseSchema: GenMessage<UpdateAccountResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 20)
+export const UpdateAccountResponseSchema: GenMessage<UpdateAccountResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 20);
 
 /**
  * @generated from message mcr.v1.DeleteAccountRequest
  */
-export type DeleteAccountRequest = Message<'mcr.v1.DeleteAccountRequest'> & {
+export type DeleteAccountRequest = Message<"mcr.v1.DeleteAccountRequest"> & {
   /**
    * @generated from field: string account = 1;
    */
-  account: string
-}
+  account: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteAccountRequest.
  * Use `create(DeleteAccountRequestSchema)` to create a new message.
  */
-export const DeleteAccountRequestSchema: GenMessage<DeleteAccountRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 21)
+export const DeleteAccountRequestSchema: GenMessage<DeleteAccountRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 21);
 
 /**
  * @generated from message mcr.v1.DeleteAccountResponse
  */
-export type DeleteAccountResponse = Message<'mcr.v1.DeleteAccountResponse'> & {}
+export type DeleteAccountResponse = Message<"mcr.v1.DeleteAccountResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.DeleteAccountResponse.
  * Use `create(DeleteAccountResponseSchema)` to create a new message.
  */
-export const DeleteAccountResponseSchema: GenMessage<DeleteAccountResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 22)
+export const DeleteAccountResponseSchema: GenMessage<DeleteAccountResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 22);
 
 /**
  * @generated from message mcr.v1.Role
  */
-export type Role = Message<'mcr.v1.Role'> & {
+export type Role = Message<"mcr.v1.Role"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: int64 accounts = 2;
    */
-  accounts: bigint
+  accounts: bigint;
 
   /**
    * @generated from field: int64 rules = 3;
    */
-  rules: bigint
-}
+  rules: bigint;
+};
 
 /**
  * Describes the message mcr.v1.Role.
  * Use `create(RoleSchema)` to create a new message.
  */
-export const RoleSchema: GenMessage<Role> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 23)
+export const RoleSchema: GenMessage<Role> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 23);
 
 /**
  * @generated from message mcr.v1.ListRolesRequest
  */
-export type ListRolesRequest = Message<'mcr.v1.ListRolesRequest'> & {}
+export type ListRolesRequest = Message<"mcr.v1.ListRolesRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.ListRolesRequest.
  * Use `create(ListRolesRequestSchema)` to create a new message.
  */
-export const ListRolesRequestSchema: GenMessage<ListRolesRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 24)
+export const ListRolesRequestSchema: GenMessage<ListRolesRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 24);
 
 /**
  * @generated from message mcr.v1.ListRolesResponse
  */
-export type ListRolesResponse = Message<'mcr.v1.ListRolesResponse'> & {
+export type ListRolesResponse = Message<"mcr.v1.ListRolesResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Role roles = 1;
    */
-  roles: Role[]
-}
+  roles: Role[];
+};
 
 /**
  * Describes the message mcr.v1.ListRolesResponse.
  * Use `create(ListRolesResponseSchema)` to create a new message.
  */
-export const ListRolesResponseSchema: GenMessage<ListRolesResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 25)
+export const ListRolesResponseSchema: GenMessage<ListRolesResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 25);
 
 /**
  * @generated from message mcr.v1.GrantRoleRequest
  */
-export type GrantRoleRequest = Message<'mcr.v1.GrantRoleRequest'> & {
+export type GrantRoleRequest = Message<"mcr.v1.GrantRoleRequest"> & {
   /**
    * @generated from field: string account = 1;
    */
-  account: string
+  account: string;
 
   /**
    * @generated from field: string role = 2;
    */
-  role: string
-}
+  role: string;
+};
 
 /**
  * Describes the message mcr.v1.GrantRoleRequest.
  * Use `create(GrantRoleRequestSchema)` to create a new message.
  */
-export const GrantRoleRequestSchema: GenMessage<GrantRoleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 26)
+export const GrantRoleRequestSchema: GenMessage<GrantRoleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 26);
 
 /**
  * @generated from message mcr.v1.GrantRoleResponse
  */
-export type GrantRoleResponse = Message<'mcr.v1.GrantRoleResponse'> & {
+export type GrantRoleResponse = Message<"mcr.v1.GrantRoleResponse"> & {
   /**
    * @generated from field: mcr.v1.Account account = 1;
    */
-  account?: Account | undefined
-}
+  account?: Account | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GrantRoleResponse.
  * Use `create(GrantRoleResponseSchema)` to create a new message.
  */
-export const GrantRoleResponseSchema: GenMessage<GrantRoleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 27)
+export const GrantRoleResponseSchema: GenMessage<GrantRoleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 27);
 
 /**
  * @generated from message mcr.v1.RevokeRoleRequest
  */
-export type RevokeRoleRequest = Message<'mcr.v1.RevokeRoleRequest'> & {
+export type RevokeRoleRequest = Message<"mcr.v1.RevokeRoleRequest"> & {
   /**
    * @generated from field: string account = 1;
    */
-  account: string
+  account: string;
 
   /**
    * @generated from field: string role = 2;
    */
-  role: string
-}
+  role: string;
+};
 
 /**
  * Describes the message mcr.v1.RevokeRoleRequest.
  * Use `create(RevokeRoleRequestSchema)` to create a new message.
  */
-export const RevokeRoleRequestSchema: GenMessage<RevokeRoleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 28)
+export const RevokeRoleRequestSchema: GenMessage<RevokeRoleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 28);
 
 /**
  * @generated from message mcr.v1.RevokeRoleResponse
  */
-export type RevokeRoleResponse = Message<'mcr.v1.RevokeRoleResponse'> & {
+export type RevokeRoleResponse = Message<"mcr.v1.RevokeRoleResponse"> & {
   /**
    * @generated from field: mcr.v1.Account account = 1;
    */
-  account?: Account | undefined
-}
+  account?: Account | undefined;
+};
 
 /**
  * Describes the message mcr.v1.RevokeRoleResponse.
  * Use `create(RevokeRoleResponseSchema)` to create a new message.
  */
-export const RevokeRoleResponseSchema: GenMessage<RevokeRoleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 29)
+export const RevokeRoleResponseSchema: GenMessage<RevokeRoleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 29);
 
 /**
  * @generated from message mcr.v1.Token
  */
-export type Token = Message<'mcr.v1.Token'> & {
+export type Token = Message<"mcr.v1.Token"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
+  id: bigint;
 
   /**
    * @generated from field: string name = 2;
    */
-  name: string
+  name: string;
 
   /**
    * personal, login, session, robot
    *
    * @generated from field: string kind = 3;
    */
-  kind: string
+  kind: string;
 
   /**
    * @generated from field: string account = 4;
    */
-  account: string
+  account: string;
 
   /**
    * @generated from field: repeated string actions = 5;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 6;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 7;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 8;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp last_used_at = 9;
    */
-  lastUsedAt?: Timestamp | undefined
-}
+  lastUsedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Token.
  * Use `create(TokenSchema)` to create a new message.
  */
-export const TokenSchema: GenMessage<Token> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 30)
+export const TokenSchema: GenMessage<Token> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 30);
 
 /**
  * @generated from message mcr.v1.ListTokensRequest
  */
-export type ListTokensRequest = Message<'mcr.v1.ListTokensRequest'> & {
+export type ListTokensRequest = Message<"mcr.v1.ListTokensRequest"> & {
   /**
    * another's account, for who may manage accounts
    *
    * @generated from field: string account = 1;
    */
-  account: string
-}
+  account: string;
+};
 
 /**
  * Describes the message mcr.v1.ListTokensRequest.
  * Use `create(ListTokensRequestSchema)` to create a new message.
  */
-export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 31)
+export const ListTokensRequestSchema: GenMessage<ListTokensRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 31);
 
 /**
  * @generated from message mcr.v1.ListTokensResponse
  */
-export type ListTokensResponse = Message<'mcr.v1.ListTokensResponse'> & {
+export type ListTokensResponse = Message<"mcr.v1.ListTokensResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Token tokens = 1;
    */
-  tokens: Token[]
-}
+  tokens: Token[];
+};
 
 /**
  * Describes the message mcr.v1.ListTokensResponse.
  * Use `create(ListTokensResponseSchema)` to create a new message.
  */
-export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 32)
+export const ListTokensResponseSchema: GenMessage<ListTokensResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 32);
 
 /**
  * @generated from message mcr.v1.CreateTokenRequest
  */
-export type CreateTokenRequest = Message<'mcr.v1.CreateTokenRequest'> & {
+export type CreateTokenRequest = Message<"mcr.v1.CreateTokenRequest"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * such as 90d; empty is 90 days, the most is a year
    *
    * @generated from field: string expires_in = 2;
    */
-  expiresIn: string
+  expiresIn: string;
 
   /**
    * narrows to these; empty narrows nothing
    *
    * @generated from field: repeated string actions = 3;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * globs
    *
    * @generated from field: repeated string repositories = 4;
    */
-  repositories: string[]
-}
+  repositories: string[];
+};
 
 /**
  * Describes the message mcr.v1.CreateTokenRequest.
  * Use `create(CreateTokenRequestSchema)` to create a new message.
  */
-export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 33)
+export const CreateTokenRequestSchema: GenMessage<CreateTokenRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 33);
 
 /**
  * @generated from message mcr.v1.CreateTokenResponse
  */
-export type CreateTokenResponse = Message<'mcr.v1.CreateTokenResponse'> & {
+export type CreateTokenResponse = Message<"mcr.v1.CreateTokenResponse"> & {
   /**
    * @generated from field: mcr.v1.Token token = 1;
    */
-  token?: Token | undefined
+  token?: Token | undefined;
 
   /**
    * shown once
    *
    * @generated from field: string secret = 2;
    */
-  secret: string
-}
+  secret: string;
+};
 
 /**
  * Describes the message mcr.v1.CreateTokenResponse.
  * Use `create(CreateTokenResponseSchema)` to create a new message.
  */
-export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 34)
+export const CreateTokenResponseSchema: GenMessage<CreateTokenResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 34);
 
 /**
  * @generated from message mcr.v1.RevokeTokenRequest
  */
-export type RevokeTokenRequest = Message<'mcr.v1.RevokeTokenRequest'> & {
+export type RevokeTokenRequest = Message<"mcr.v1.RevokeTokenRequest"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
-}
+  id: bigint;
+};
 
 /**
  * Describes the message mcr.v1.RevokeTokenRequest.
  * Use `create(RevokeTokenRequestSchema)` to create a new message.
  */
-export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 35)
+export const RevokeTokenRequestSchema: GenMessage<RevokeTokenRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 35);
 
 /**
  * @generated from message mcr.v1.RevokeTokenResponse
  */
-export type RevokeTokenResponse = Message<'mcr.v1.RevokeTokenResponse'> & {}
+export type RevokeTokenResponse = Message<"mcr.v1.RevokeTokenResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.RevokeTokenResponse.
  * Use `create(RevokeTokenResponseSchema)` to create a new message.
  */
-export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 36)
+export const RevokeTokenResponseSchema: GenMessage<RevokeTokenResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 36);
 
 /**
  * @generated from message mcr.v1.Robot
  */
-export type Robot = Message<'mcr.v1.Robot'> & {
+export type Robot = Message<"mcr.v1.Robot"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string subject = 2;
    */
-  subject: string
+  subject: string;
 
   /**
    * @generated from field: repeated string actions = 3;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 4;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: bool disabled = 5;
    */
-  disabled: boolean
+  disabled: boolean;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 6;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 7;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp last_used_at = 8;
    */
-  lastUsedAt?: Timestamp | undefined
-}
+  lastUsedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Robot.
  * Use `create(RobotSchema)` to create a new message.
  */
-export const RobotSchema: GenMessage<Robot> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 37)
+export const RobotSchema: GenMessage<Robot> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 37);
 
 /**
  * @generated from message mcr.v1.ListRobotsRequest
  */
-export type ListRobotsRequest = Message<'mcr.v1.ListRobotsRequest'> & {}
+export type ListRobotsRequest = Message<"mcr.v1.ListRobotsRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.ListRobotsRequest.
  * Use `create(ListRobotsRequestSchema)` to create a new message.
  */
-export const ListRobotsRequestSchema: GenMessage<ListRobotsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 38)
+export const ListRobotsRequestSchema: GenMessage<ListRobotsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 38);
 
 /**
  * @generated from message mcr.v1.ListRobotsResponse
  */
-export type ListRobotsResponse = Message<'mcr.v1.ListRobotsResponse'> & {
+export type ListRobotsResponse = Message<"mcr.v1.ListRobotsResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Robot robots = 1;
    */
-  robots: Robot[]
-}
+  robots: Robot[];
+};
 
 /**
  * Describes the message mcr.v1.ListRobotsResponse.
  * Use `create(ListRobotsResponseSchema)` to create a new message.
  */
-export const ListRobotsResponseSchema: GenMessage<ListRobotsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 39)
+export const ListRobotsResponseSchema: GenMessage<ListRobotsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 39);
 
 /**
  * @generated from message mcr.v1.CreateRobotRequest
  */
-export type CreateRobotRequest = Message<'mcr.v1.CreateRobotRequest'> & {
+export type CreateRobotRequest = Message<"mcr.v1.CreateRobotRequest"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: repeated string actions = 2;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 3;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * such as 365d; empty is a year
    *
    * @generated from field: string expires_in = 4;
    */
-  expiresIn: string
-}
+  expiresIn: string;
+};
 
 /**
  * Describes the message mcr.v1.CreateRobotRequest.
  * Use `create(CreateRobotRequestSchema)` to create a new message.
  */
-export const CreateRobotRequestSchema: GenMessage<CreateRobotRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 40)
+export const CreateRobotRequestSchema: GenMessage<CreateRobotRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 40);
 
 /**
  * @generated from message mcr.v1.CreateRobotResponse
  */
-export type CreateRobotResponse = Message<'mcr.v1.CreateRobotResponse'> & {
+export type CreateRobotResponse = Message<"mcr.v1.CreateRobotResponse"> & {
   /**
    * @generated from field: mcr.v1.Robot robot = 1;
    */
-  robot?: Robot | undefined
+  robot?: Robot | undefined;
 
   /**
    * shown once
    *
    * @generated from field: string secret = 2;
    */
-  secret: string
-}
+  secret: string;
+};
 
 /**
  * Describes the message mcr.v1.CreateRobotResponse.
  * Use `create(CreateRobotResponseSchema)` to create a new message.
  */
-export const CreateRobotResponseSchema: GenMessage<CreateRobotResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 41)
+export const CreateRobotResponseSchema: GenMessage<CreateRobotResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 41);
 
 /**
  * @generated from message mcr.v1.RotateRobotRequest
  */
-export type RotateRobotRequest = Message<'mcr.v1.RotateRobotRequest'> & {
+export type RotateRobotRequest = Message<"mcr.v1.RotateRobotRequest"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string expires_in = 2;
    */
-  expiresIn: string
-}
+  expiresIn: string;
+};
 
 /**
  * Describes the message mcr.v1.RotateRobotRequest.
  * Use `create(RotateRobotRequestSchema)` to create a new message.
  */
-export const RotateRobotRequestSchema: GenMessage<RotateRobotRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 42)
+export const RotateRobotRequestSchema: GenMessage<RotateRobotRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 42);
 
 /**
  * @generated from message mcr.v1.RotateRobotResponse
  */
-export type RotateRobotResponse = Message<'mcr.v1.RotateRobotResponse'> & {
+export type RotateRobotResponse = Message<"mcr.v1.RotateRobotResponse"> & {
   /**
    * @generated from field: mcr.v1.Robot robot = 1;
    */
-  robot?: Robot | undefined
+  robot?: Robot | undefined;
 
   /**
    * @generated from field: string secret = 2;
    */
-  secret: string
-}
+  secret: string;
+};
 
 /**
  * Describes the message mcr.v1.RotateRobotResponse.
  * Use `create(RotateRobotResponseSchema)` to create a new message.
  */
-export const RotateRobotResponseSchema: GenMessage<RotateRobotResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 43)
+export const RotateRobotResponseSchema: GenMessage<RotateRobotResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 43);
 
 /**
  * @generated from message mcr.v1.DeleteRobotRequest
  */
-export type DeleteRobotRequest = Message<'mcr.v1.DeleteRobotRequest'> & {
+export type DeleteRobotRequest = Message<"mcr.v1.DeleteRobotRequest"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
-}
+  name: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteRobotRequest.
  * Use `create(DeleteRobotRequestSchema)` to create a new message.
  */
-export const DeleteRobotRequestSchema: GenMessage<DeleteRobotRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 44)
+export const DeleteRobotRequestSchema: GenMessage<DeleteRobotRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 44);
 
 /**
  * @generated from message mcr.v1.DeleteRobotResponse
  */
-export type DeleteRobotResponse = Message<'mcr.v1.DeleteRobotResponse'> & {}
+export type DeleteRobotResponse = Message<"mcr.v1.DeleteRobotResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.DeleteRobotResponse.
  * Use `create(DeleteRobotResponseSchema)` to create a new message.
  */
-export const DeleteRobotResponseSchema: GenMessage<DeleteRobotResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 45)
+export const DeleteRobotResponseSchema: GenMessage<DeleteRobotResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 45);
 
 /**
  * Whose ID tokens are exchanged, and for what.
  *
  * @generated from message mcr.v1.Trust
  */
-export type Trust = Message<'mcr.v1.Trust'> & {
+export type Trust = Message<"mcr.v1.Trust"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
+  id: bigint;
 
   /**
    * @generated from field: string description = 2;
    */
-  description: string
+  description: string;
 
   /**
    * @generated from field: string issuer = 3;
    */
-  issuer: string
+  issuer: string;
 
   /**
    * @generated from field: string audience = 4;
    */
-  audience: string
+  audience: string;
 
   /**
    * claim=value, with * in the value; all must fit
    *
    * @generated from field: repeated string claims = 5;
    */
-  claims: string[]
+  claims: string[];
 
   /**
    * @generated from field: repeated string roles = 6;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: repeated string actions = 7;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 8;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 9;
    */
-  createdAt?: Timestamp | undefined
-}
+  createdAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Trust.
  * Use `create(TrustSchema)` to create a new message.
  */
-export const TrustSchema: GenMessage<Trust> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 46)
+export const TrustSchema: GenMessage<Trust> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 46);
 
 /**
  * @generated from message mcr.v1.ListTrustsRequest
  */
-export type ListTrustsRequest = Message<'mcr.v1.ListTrustsRequest'> & {}
+export type ListTrustsRequest = Message<"mcr.v1.ListTrustsRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.ListTrustsRequest.
  * Use `create(ListTrustsRequestSchema)` to create a new message.
  */
-export const ListTrustsRequestSchema: GenMessage<ListTrustsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 47)
+export const ListTrustsRequestSchema: GenMessage<ListTrustsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 47);
 
 /**
  * @generated from message mcr.v1.ListTrustsResponse
  */
-export type ListTrustsResponse = Message<'mcr.v1.ListTrustsResponse'> & {
+export type ListTrustsResponse = Message<"mcr.v1.ListTrustsResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Trust trusts = 1;
    */
-  trusts: Trust[]
-}
+  trusts: Trust[];
+};
 
 /**
  * Describes the message mcr.v1.ListTrustsResponse.
  * Use `create(ListTrustsResponseSchema)` to create a new message.
  */
-export const ListTrustsResponseSchema: GenMessage<ListTrustsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 48)
+export const ListTrustsResponseSchema: GenMessage<ListTrustsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 48);
 
 /**
  * @generated from message mcr.v1.CreateTrustRequest
  */
-export type CreateTrustRequest = Message<'mcr.v1.CreateTrustRequest'> & {
+export type CreateTrustRequest = Message<"mcr.v1.CreateTrustRequest"> & {
   /**
    * @generated from field: string description = 1;
    */
-  description: string
+  description: string;
 
   /**
    * @generated from field: string issuer = 2;
    */
-  issuer: string
+  issuer: string;
 
   /**
    * @generated from field: string audience = 3;
    */
-  audience: string
+  audience: string;
 
   /**
    * @generated from field: repeated string claims = 4;
    */
-  claims: string[]
+  claims: string[];
 
   /**
    * @generated from field: repeated string roles = 5;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: repeated string actions = 6;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 7;
    */
-  repositories: string[]
-}
+  repositories: string[];
+};
 
 /**
  * Describes the message mcr.v1.CreateTrustRequest.
  * Use `create(CreateTrustRequestSchema)` to create a new message.
  */
-export const CreateTrustRequestSchema: GenMessage<CreateTrustRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 49)
+export const CreateTrustRequestSchema: GenMessage<CreateTrustRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 49);
 
 /**
  * @generated from message mcr.v1.CreateTrustResponse
  */
-export type CreateTrustResponse = Message<'mcr.v1.CreateTrustResponse'> & {
+export type CreateTrustResponse = Message<"mcr.v1.CreateTrustResponse"> & {
   /**
    * @generated from field: mcr.v1.Trust trust = 1;
    */
-  trust?: Trust | undefined
-}
+  trust?: Trust | undefined;
+};
 
 /**
  * Describes the message mcr.v1.CreateTrustResponse.
  * Use `create(CreateTrustResponseSchema)` to create a new message.
  */
-export const CreateTrustResponseSchema: GenMessage<CreateTrustResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 50)
+export const CreateTrustResponseSchema: GenMessage<CreateTrustResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 50);
 
 /**
  * @generated from message mcr.v1.DeleteTrustRequest
  */
-export type DeleteTrustRequest = Message<'mcr.v1.DeleteTrustRequest'> & {
+export type DeleteTrustRequest = Message<"mcr.v1.DeleteTrustRequest"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
-}
+  id: bigint;
+};
 
 /**
  * Describes the message mcr.v1.DeleteTrustRequest.
  * Use `create(DeleteTrustRequestSchema)` to create a new message.
  */
-export const DeleteTrustRequestSchema: GenMessage<DeleteTrustRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 51)
+export const DeleteTrustRequestSchema: GenMessage<DeleteTrustRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 51);
 
 /**
  * @generated from message mcr.v1.DeleteTrustResponse
  */
-export type DeleteTrustResponse = Message<'mcr.v1.DeleteTrustResponse'> & {}
+export type DeleteTrustResponse = Message<"mcr.v1.DeleteTrustResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.DeleteTrustResponse.
  * Use `create(DeleteTrustResponseSchema)` to create a new message.
  */
-export const DeleteTrustResponseSchema: GenMessage<DeleteTrustResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 52)
+export const DeleteTrustResponseSchema: GenMessage<DeleteTrustResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 52);
 
 /**
  * @generated from message mcr.v1.RotateKeysRequest
  */
-export type RotateKeysRequest = Message<'mcr.v1.RotateKeysRequest'> & {}
+export type RotateKeysRequest = Message<"mcr.v1.RotateKeysRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.RotateKeysRequest.
  * Use `create(RotateKeysRequestSchema)` to create a new message.
  */
-export const RotateKeysRequestSchema: GenMessage<RotateKeysRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 53)
+export const RotateKeysRequestSchema: GenMessage<RotateKeysRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 53);
 
 /**
  * @generated from message mcr.v1.RotateKeysResponse
  */
-export type RotateKeysResponse = Message<'mcr.v1.RotateKeysResponse'> & {
+export type RotateKeysResponse = Message<"mcr.v1.RotateKeysResponse"> & {
   /**
    * the key that signs from now on
    *
    * @generated from field: string key_id = 1;
    */
-  keyId: string
-}
+  keyId: string;
+};
 
 /**
  * Describes the message mcr.v1.RotateKeysResponse.
  * Use `create(RotateKeysResponseSchema)` to create a new message.
  */
-export const RotateKeysResponseSchema: GenMessage<RotateKeysResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_admin, 54)
+export const RotateKeysResponseSchema: GenMessage<RotateKeysResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_admin, 54);
 
 /**
  * Who there is, how they prove it, and how the registry is.
@@ -1291,200 +1355,202 @@ export const AdminService: GenService<{
    * @generated from rpc mcr.v1.AdminService.Health
    */
   health: {
-    methodKind: 'unary'
-    input: typeof HealthRequestSchema
-    output: typeof HealthResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof HealthRequestSchema;
+    output: typeof HealthResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.GetStatus
    */
   getStatus: {
-    methodKind: 'unary'
-    input: typeof GetStatusRequestSchema
-    output: typeof GetStatusResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetStatusRequestSchema;
+    output: typeof GetStatusResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.Login
    */
   login: {
-    methodKind: 'unary'
-    input: typeof LoginRequestSchema
-    output: typeof LoginResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof LoginRequestSchema;
+    output: typeof LoginResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.Logout
    */
   logout: {
-    methodKind: 'unary'
-    input: typeof LogoutRequestSchema
-    output: typeof LogoutResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof LogoutRequestSchema;
+    output: typeof LogoutResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.WhoAmI
    */
   whoAmI: {
-    methodKind: 'unary'
-    input: typeof WhoAmIRequestSchema
-    output: typeof WhoAmIResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof WhoAmIRequestSchema;
+    output: typeof WhoAmIResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ExchangeToken
    */
   exchangeToken: {
-    methodKind: 'unary'
-    input: typeof ExchangeTokenRequestSchema
-    output: typeof ExchangeTokenResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ExchangeTokenRequestSchema;
+    output: typeof ExchangeTokenResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ListAccounts
    */
   listAccounts: {
-    methodKind: 'unary'
-    input: typeof ListAccountsRequestSchema
-    output: typeof ListAccountsResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListAccountsRequestSchema;
+    output: typeof ListAccountsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.GetAccount
    */
   getAccount: {
-    methodKind: 'unary'
-    input: typeof GetAccountRequestSchema
-    output: typeof GetAccountResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetAccountRequestSchema;
+    output: typeof GetAccountResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.CreateAccount
    */
   createAccount: {
-    methodKind: 'unary'
-    input: typeof CreateAccountRequestSchema
-    output: typeof CreateAccountResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof CreateAccountRequestSchema;
+    output: typeof CreateAccountResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.UpdateAccount
    */
   updateAccount: {
-    methodKind: 'unary'
-    input: typeof UpdateAccountRequestSchema
-    output: typeof UpdateAccountResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof UpdateAccountRequestSchema;
+    output: typeof UpdateAccountResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.DeleteAccount
    */
   deleteAccount: {
-    methodKind: 'unary'
-    input: typeof DeleteAccountRequestSchema
-    output: typeof DeleteAccountResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteAccountRequestSchema;
+    output: typeof DeleteAccountResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ListRoles
    */
   listRoles: {
-    methodKind: 'unary'
-    input: typeof ListRolesRequestSchema
-    output: typeof ListRolesResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListRolesRequestSchema;
+    output: typeof ListRolesResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.GrantRole
    */
   grantRole: {
-    methodKind: 'unary'
-    input: typeof GrantRoleRequestSchema
-    output: typeof GrantRoleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GrantRoleRequestSchema;
+    output: typeof GrantRoleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.RevokeRole
    */
   revokeRole: {
-    methodKind: 'unary'
-    input: typeof RevokeRoleRequestSchema
-    output: typeof RevokeRoleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof RevokeRoleRequestSchema;
+    output: typeof RevokeRoleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ListTokens
    */
   listTokens: {
-    methodKind: 'unary'
-    input: typeof ListTokensRequestSchema
-    output: typeof ListTokensResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListTokensRequestSchema;
+    output: typeof ListTokensResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.CreateToken
    */
   createToken: {
-    methodKind: 'unary'
-    input: typeof CreateTokenRequestSchema
-    output: typeof CreateTokenResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof CreateTokenRequestSchema;
+    output: typeof CreateTokenResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.RevokeToken
    */
   revokeToken: {
-    methodKind: 'unary'
-    input: typeof RevokeTokenRequestSchema
-    output: typeof RevokeTokenResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof RevokeTokenRequestSchema;
+    output: typeof RevokeTokenResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ListRobots
    */
   listRobots: {
-    methodKind: 'unary'
-    input: typeof ListRobotsRequestSchema
-    output: typeof ListRobotsResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListRobotsRequestSchema;
+    output: typeof ListRobotsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.CreateRobot
    */
   createRobot: {
-    methodKind: 'unary'
-    input: typeof CreateRobotRequestSchema
-    output: typeof CreateRobotResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof CreateRobotRequestSchema;
+    output: typeof CreateRobotResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.RotateRobot
    */
   rotateRobot: {
-    methodKind: 'unary'
-    input: typeof RotateRobotRequestSchema
-    output: typeof RotateRobotResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof RotateRobotRequestSchema;
+    output: typeof RotateRobotResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.DeleteRobot
    */
   deleteRobot: {
-    methodKind: 'unary'
-    input: typeof DeleteRobotRequestSchema
-    output: typeof DeleteRobotResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteRobotRequestSchema;
+    output: typeof DeleteRobotResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.ListTrusts
    */
   listTrusts: {
-    methodKind: 'unary'
-    input: typeof ListTrustsRequestSchema
-    output: typeof ListTrustsResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListTrustsRequestSchema;
+    output: typeof ListTrustsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.CreateTrust
    */
   createTrust: {
-    methodKind: 'unary'
-    input: typeof CreateTrustRequestSchema
-    output: typeof CreateTrustResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof CreateTrustRequestSchema;
+    output: typeof CreateTrustResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.DeleteTrust
    */
   deleteTrust: {
-    methodKind: 'unary'
-    input: typeof DeleteTrustRequestSchema
-    output: typeof DeleteTrustResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteTrustRequestSchema;
+    output: typeof DeleteTrustResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AdminService.RotateKeys
    */
   rotateKeys: {
-    methodKind: 'unary'
-    input: typeof RotateKeysRequestSchema
-    output: typeof RotateKeysResponseSchema
-  }
-}> = /*@__PURE__*/ serviceDesc(file_mcr_v1_admin, 0)
+    methodKind: "unary";
+    input: typeof RotateKeysRequestSchema;
+    output: typeof RotateKeysResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_mcr_v1_admin, 0);
+

@@ -2,337 +2,341 @@
 // @generated from file mcr/v1/audit.proto (package mcr.v1, syntax proto3)
 /* eslint-disable */
 
-import type { Message } from '@bufbuild/protobuf'
-import type { GenFile, GenMessage, GenService } from '@bufbuild/protobuf/codegenv2'
-import { fileDesc, messageDesc, serviceDesc } from '@bufbuild/protobuf/codegenv2'
-import type { Timestamp } from '@bufbuild/protobuf/wkt'
-import { file_google_protobuf_timestamp } from '@bufbuild/protobuf/wkt'
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file mcr/v1/audit.proto.
  */
-export const file_mcr_v1_audit: GenFile =
-  /*@__PURE__*/
-  fileDesc(
-    'ChJtY3IvdjEvYXVkaXQucHJvdG8SBm1jci52MSL4AQoFRXZlbnQSCwoDc2VxGAEgASgDEgoKAmlkGAIgASgJEi4KCmV2ZW50X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmV2ZW50X3R5cGUYBCABKAkSEAoIYWN0b3JfaWQYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCRIKCgJpcBgHIAEoCRISCgpyZXBvc2l0b3J5GAggASgJEg4KBmRpZ2VzdBgJIAEoCRILCgN0YWcYCiABKAkSDwoHZGV0YWlscxgLIAEoCRINCgVjb3VudBgMIAEoAxIPCgdkcm9wcGVkGA0gASgIIs0BChFMaXN0RXZlbnRzUmVxdWVzdBISCgpldmVudF90eXBlGAEgASgJEhAKCGFjdG9yX2lkGAIgASgJEhIKCnJlcG9zaXRvcnkYAyABKAkSKQoFc2luY2UYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIJCgFuGAYgASgFEg0KBWFmdGVyGAcgASgJEg4KBm9mZnNldBgIIAEoBSJBChJMaXN0RXZlbnRzUmVzcG9uc2USHQoGZXZlbnRzGAEgAygLMg0ubWNyLnYxLkV2ZW50EgwKBG5leHQYAiABKAkiwwEKE1N0cmVhbUV2ZW50c1JlcXVlc3QSEgoKZXZlbnRfdHlwZRgBIAEoCRIQCghhY3Rvcl9pZBgCIAEoCRISCgpyZXBvc2l0b3J5GAMgASgJEikKBXNpbmNlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEbGFzdBgGIAEoBRIOCgZmb2xsb3cYByABKAgiNAoUU3RyZWFtRXZlbnRzUmVzcG9uc2USHAoFZXZlbnQYASABKAsyDS5tY3IudjEuRXZlbnQiKwoUVmVyaWZ5Sm91cm5hbFJlcXVlc3QSEwoLY2hlY2twb2ludHMYASABKAkiKwoOSm91cm5hbFByb2JsZW0SCwoDc2VxGAEgASgDEgwKBHdoYXQYAiABKAkitwEKFVZlcmlmeUpvdXJuYWxSZXNwb25zZRIKCgJvaxgBIAEoCBIPCgdlbnRyaWVzGAIgASgDEhEKCWZpcnN0X3NlcRgDIAEoAxIQCghsYXN0X3NlcRgEIAEoAxITCgtjaGVja3BvaW50cxgFIAEoAxIPCgdkcm9wcGVkGAYgASgDEigKCHByb2JsZW1zGAcgAygLMhYubWNyLnYxLkpvdXJuYWxQcm9ibGVtEgwKBGhlYWQYCCABKAky7gEKDEF1ZGl0U2VydmljZRJDCgpMaXN0RXZlbnRzEhkubWNyLnYxLkxpc3RFdmVudHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RFdmVudHNSZXNwb25zZRJLCgxTdHJlYW1FdmVudHMSGy5tY3IudjEuU3RyZWFtRXZlbnRzUmVxdWVzdBocLm1jci52MS5TdHJlYW1FdmVudHNSZXNwb25zZTABEkwKDVZlcmlmeUpvdXJuYWwSHC5tY3IudjEuVmVyaWZ5Sm91cm5hbFJlcXVlc3QaHS5tY3IudjEuVmVyaWZ5Sm91cm5hbFJlc3BvbnNlYgZwcm90bzM',
-    [file_google_protobuf_timestamp],
-  )
+export const file_mcr_v1_audit: GenFile = /*@__PURE__*/
+  fileDesc("ChJtY3IvdjEvYXVkaXQucHJvdG8SBm1jci52MSL4AQoFRXZlbnQSCwoDc2VxGAEgASgDEgoKAmlkGAIgASgJEi4KCmV2ZW50X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhIKCmV2ZW50X3R5cGUYBCABKAkSEAoIYWN0b3JfaWQYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCRIKCgJpcBgHIAEoCRISCgpyZXBvc2l0b3J5GAggASgJEg4KBmRpZ2VzdBgJIAEoCRILCgN0YWcYCiABKAkSDwoHZGV0YWlscxgLIAEoCRINCgVjb3VudBgMIAEoAxIPCgdkcm9wcGVkGA0gASgIIs0BChFMaXN0RXZlbnRzUmVxdWVzdBISCgpldmVudF90eXBlGAEgASgJEhAKCGFjdG9yX2lkGAIgASgJEhIKCnJlcG9zaXRvcnkYAyABKAkSKQoFc2luY2UYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKBXVudGlsGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIJCgFuGAYgASgFEg0KBWFmdGVyGAcgASgJEg4KBm9mZnNldBgIIAEoBSJBChJMaXN0RXZlbnRzUmVzcG9uc2USHQoGZXZlbnRzGAEgAygLMg0ubWNyLnYxLkV2ZW50EgwKBG5leHQYAiABKAkiwwEKE1N0cmVhbUV2ZW50c1JlcXVlc3QSEgoKZXZlbnRfdHlwZRgBIAEoCRIQCghhY3Rvcl9pZBgCIAEoCRISCgpyZXBvc2l0b3J5GAMgASgJEikKBXNpbmNlGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIpCgV1bnRpbBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEbGFzdBgGIAEoBRIOCgZmb2xsb3cYByABKAgiNAoUU3RyZWFtRXZlbnRzUmVzcG9uc2USHAoFZXZlbnQYASABKAsyDS5tY3IudjEuRXZlbnQiKwoUVmVyaWZ5Sm91cm5hbFJlcXVlc3QSEwoLY2hlY2twb2ludHMYASABKAkiKwoOSm91cm5hbFByb2JsZW0SCwoDc2VxGAEgASgDEgwKBHdoYXQYAiABKAkitwEKFVZlcmlmeUpvdXJuYWxSZXNwb25zZRIKCgJvaxgBIAEoCBIPCgdlbnRyaWVzGAIgASgDEhEKCWZpcnN0X3NlcRgDIAEoAxIQCghsYXN0X3NlcRgEIAEoAxITCgtjaGVja3BvaW50cxgFIAEoAxIPCgdkcm9wcGVkGAYgASgDEigKCHByb2JsZW1zGAcgAygLMhYubWNyLnYxLkpvdXJuYWxQcm9ibGVtEgwKBGhlYWQYCCABKAky7gEKDEF1ZGl0U2VydmljZRJDCgpMaXN0RXZlbnRzEhkubWNyLnYxLkxpc3RFdmVudHNSZXF1ZXN0GhoubWNyLnYxLkxpc3RFdmVudHNSZXNwb25zZRJLCgxTdHJlYW1FdmVudHMSGy5tY3IudjEuU3RyZWFtRXZlbnRzUmVxdWVzdBocLm1jci52MS5TdHJlYW1FdmVudHNSZXNwb25zZTABEkwKDVZlcmlmeUpvdXJuYWwSHC5tY3IudjEuVmVyaWZ5Sm91cm5hbFJlcXVlc3QaHS5tY3IudjEuVmVyaWZ5Sm91cm5hbFJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message mcr.v1.Event
  */
-export type Event = Message<'mcr.v1.Event'> & {
+export type Event = Message<"mcr.v1.Event"> & {
   /**
    * @generated from field: int64 seq = 1;
    */
-  seq: bigint
+  seq: bigint;
 
   /**
    * @generated from field: string id = 2;
    */
-  id: string
+  id: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp event_time = 3;
    */
-  eventTime?: Timestamp | undefined
+  eventTime?: Timestamp | undefined;
 
   /**
    * @generated from field: string event_type = 4;
    */
-  eventType: string
+  eventType: string;
 
   /**
    * the principal's subject
    *
    * @generated from field: string actor_id = 5;
    */
-  actorId: string
+  actorId: string;
 
   /**
    * @generated from field: string actor_name = 6;
    */
-  actorName: string
+  actorName: string;
 
   /**
    * @generated from field: string ip = 7;
    */
-  ip: string
+  ip: string;
 
   /**
    * @generated from field: string repository = 8;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string digest = 9;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: string tag = 10;
    */
-  tag: string
+  tag: string;
 
   /**
    * more of it, as JSON
    *
    * @generated from field: string details = 11;
    */
-  details: string
+  details: string;
 
   /**
    * how often, where entries are gathered
    *
    * @generated from field: int64 count = 12;
    */
-  count: bigint
+  count: bigint;
 
   /**
    * retention dropped what it said; its hash stays
    *
    * @generated from field: bool dropped = 13;
    */
-  dropped: boolean
-}
+  dropped: boolean;
+};
 
 /**
  * Describes the message mcr.v1.Event.
  * Use `create(EventSchema)` to create a new message.
  */
-export const EventSchema: GenMessage<Event> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 0)
+export const EventSchema: GenMessage<Event> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 0);
 
 /**
  * @generated from message mcr.v1.ListEventsRequest
  */
-export type ListEventsRequest = Message<'mcr.v1.ListEventsRequest'> & {
+export type ListEventsRequest = Message<"mcr.v1.ListEventsRequest"> & {
   /**
    * @generated from field: string event_type = 1;
    */
-  eventType: string
+  eventType: string;
 
   /**
    * @generated from field: string actor_id = 2;
    */
-  actorId: string
+  actorId: string;
 
   /**
    * @generated from field: string repository = 3;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp since = 4;
    */
-  since?: Timestamp | undefined
+  since?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp until = 5;
    */
-  until?: Timestamp | undefined
+  until?: Timestamp | undefined;
 
   /**
    * @generated from field: int32 n = 6;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 7;
    */
-  after: string
+  after: string;
 
   /**
    * @generated from field: int32 offset = 8;
    */
-  offset: number
-}
+  offset: number;
+};
 
 /**
  * Describes the message mcr.v1.ListEventsRequest.
  * Use `create(ListEventsRequestSchema)` to create a new message.
  */
-export const ListEventsRequestSchema: GenMessage<ListEventsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 1)
+export const ListEventsRequestSchema: GenMessage<ListEventsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 1);
 
 /**
  * @generated from message mcr.v1.ListEventsResponse
  */
-export type ListEventsResponse = Message<'mcr.v1.ListEventsResponse'> & {
+export type ListEventsResponse = Message<"mcr.v1.ListEventsResponse"> & {
   /**
    * newest first
    *
    * @generated from field: repeated mcr.v1.Event events = 1;
    */
-  events: Event[]
+  events: Event[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListEventsResponse.
  * Use `create(ListEventsResponseSchema)` to create a new message.
  */
-export const ListEventsResponseSchema: GenMessage<ListEventsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 2)
+export const ListEventsResponseSchema: GenMessage<ListEventsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 2);
 
 /**
  * @generated from message mcr.v1.StreamEventsRequest
  */
-export type StreamEventsRequest = Message<'mcr.v1.StreamEventsRequest'> & {
+export type StreamEventsRequest = Message<"mcr.v1.StreamEventsRequest"> & {
   /**
    * @generated from field: string event_type = 1;
    */
-  eventType: string
+  eventType: string;
 
   /**
    * @generated from field: string actor_id = 2;
    */
-  actorId: string
+  actorId: string;
 
   /**
    * @generated from field: string repository = 3;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp since = 4;
    */
-  since?: Timestamp | undefined
+  since?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp until = 5;
    */
-  until?: Timestamp | undefined
+  until?: Timestamp | undefined;
 
   /**
    * begin with this many of the newest; 0: all that fit
    *
    * @generated from field: int32 last = 6;
    */
-  last: number
+  last: number;
 
   /**
    * go on as they come
    *
    * @generated from field: bool follow = 7;
    */
-  follow: boolean
-}
+  follow: boolean;
+};
 
 /**
  * Describes the message mcr.v1.StreamEventsRequest.
  * Use `create(StreamEventsRequestSchema)` to create a new message.
  */
-export const StreamEventsRequestSchema: GenMessage<StreamEventsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 3)
+export const StreamEventsRequestSchema: GenMessage<StreamEventsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 3);
 
 /**
  * @generated from message mcr.v1.StreamEventsResponse
  */
-export type StreamEventsResponse = Message<'mcr.v1.StreamEventsResponse'> & {
+export type StreamEventsResponse = Message<"mcr.v1.StreamEventsResponse"> & {
   /**
    * @generated from field: mcr.v1.Event event = 1;
    */
-  event?: Event | undefined
-}
+  event?: Event | undefined;
+};
 
 /**
  * Describes the message mcr.v1.StreamEventsResponse.
  * Use `create(StreamEventsResponseSchema)` to create a new message.
  */
-export const StreamEventsResponseSchema: GenMessage<StreamEventsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 4)
+export const StreamEventsResponseSchema: GenMessage<StreamEventsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 4);
 
 /**
  * @generated from message mcr.v1.VerifyJournalRequest
  */
-export type VerifyJournalRequest = Message<'mcr.v1.VerifyJournalRequest'> & {
+export type VerifyJournalRequest = Message<"mcr.v1.VerifyJournalRequest"> & {
   /**
    * checkpoints as the log has them, one JSON object a line
    *
    * @generated from field: string checkpoints = 1;
    */
-  checkpoints: string
-}
+  checkpoints: string;
+};
 
 /**
  * Describes the message mcr.v1.VerifyJournalRequest.
  * Use `create(VerifyJournalRequestSchema)` to create a new message.
  */
-export const VerifyJournalRequestSchema: GenMessage<VerifyJournalRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 5)
+export const VerifyJournalRequestSchema: GenMessage<VerifyJournalRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 5);
 
 /**
  * @generated from message mcr.v1.JournalProblem
  */
-export type JournalProblem = Message<'mcr.v1.JournalProblem'> & {
+export type JournalProblem = Message<"mcr.v1.JournalProblem"> & {
   /**
    * @generated from field: int64 seq = 1;
    */
-  seq: bigint
+  seq: bigint;
 
   /**
    * @generated from field: string what = 2;
    */
-  what: string
-}
+  what: string;
+};
 
 /**
  * Describes the message mcr.v1.JournalProblem.
  * Use `create(JournalProblemSchema)` to create a new message.
  */
-export const JournalProblemSchema: GenMessage<JournalProblem> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 6)
+export const JournalProblemSchema: GenMessage<JournalProblem> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 6);
 
 /**
  * @generated from message mcr.v1.VerifyJournalResponse
  */
-export type VerifyJournalResponse = Message<'mcr.v1.VerifyJournalResponse'> & {
+export type VerifyJournalResponse = Message<"mcr.v1.VerifyJournalResponse"> & {
   /**
    * @generated from field: bool ok = 1;
    */
-  ok: boolean
+  ok: boolean;
 
   /**
    * @generated from field: int64 entries = 2;
    */
-  entries: bigint
+  entries: bigint;
 
   /**
    * @generated from field: int64 first_seq = 3;
    */
-  firstSeq: bigint
+  firstSeq: bigint;
 
   /**
    * @generated from field: int64 last_seq = 4;
    */
-  lastSeq: bigint
+  lastSeq: bigint;
 
   /**
    * @generated from field: int64 checkpoints = 5;
    */
-  checkpoints: bigint
+  checkpoints: bigint;
 
   /**
    * @generated from field: int64 dropped = 6;
    */
-  dropped: bigint
+  dropped: bigint;
 
   /**
    * @generated from field: repeated mcr.v1.JournalProblem problems = 7;
    */
-  problems: JournalProblem[]
+  problems: JournalProblem[];
 
   /**
    * the newest hash, in hex: keep it somewhere else
    *
    * @generated from field: string head = 8;
    */
-  head: string
-}
+  head: string;
+};
 
 /**
  * Describes the message mcr.v1.VerifyJournalResponse.
  * Use `create(VerifyJournalResponseSchema)` to create a new message.
  */
-export const VerifyJournalResponseSchema: GenMessage<VerifyJournalResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_audit, 7)
+export const VerifyJournalResponseSchema: GenMessage<VerifyJournalResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_audit, 7);
 
 /**
  * Who did what.
@@ -344,24 +348,26 @@ export const AuditService: GenService<{
    * @generated from rpc mcr.v1.AuditService.ListEvents
    */
   listEvents: {
-    methodKind: 'unary'
-    input: typeof ListEventsRequestSchema
-    output: typeof ListEventsResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListEventsRequestSchema;
+    output: typeof ListEventsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AuditService.StreamEvents
    */
   streamEvents: {
-    methodKind: 'server_streaming'
-    input: typeof StreamEventsRequestSchema
-    output: typeof StreamEventsResponseSchema
-  }
+    methodKind: "server_streaming";
+    input: typeof StreamEventsRequestSchema;
+    output: typeof StreamEventsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.AuditService.VerifyJournal
    */
   verifyJournal: {
-    methodKind: 'unary'
-    input: typeof VerifyJournalRequestSchema
-    output: typeof VerifyJournalResponseSchema
-  }
-}> = /*@__PURE__*/ serviceDesc(file_mcr_v1_audit, 0)
+    methodKind: "unary";
+    input: typeof VerifyJournalRequestSchema;
+    output: typeof VerifyJournalResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_mcr_v1_audit, 0);
+

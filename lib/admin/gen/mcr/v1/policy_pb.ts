@@ -2,765 +2,777 @@
 // @generated from file mcr/v1/policy.proto (package mcr.v1, syntax proto3)
 /* eslint-disable */
 
-import type { Message } from '@bufbuild/protobuf'
-import type { GenFile, GenMessage, GenService } from '@bufbuild/protobuf/codegenv2'
-import { fileDesc, messageDesc, serviceDesc } from '@bufbuild/protobuf/codegenv2'
-import type { Timestamp } from '@bufbuild/protobuf/wkt'
-import { file_google_protobuf_timestamp } from '@bufbuild/protobuf/wkt'
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file mcr/v1/policy.proto.
  */
-export const file_mcr_v1_policy: GenFile =
-  /*@__PURE__*/
-  fileDesc(
-    'ChNtY3IvdjEvcG9saWN5LnByb3RvEgZtY3IudjEiQgoKUnVsZUV4Y2VwdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEdGFncxgCIAMoCRIQCghuZXR3b3JrcxgDIAMoCSLHAwoEUnVsZRIKCgJpZBgBIAEoAxIQCghwcmlvcml0eRgCIAEoBRITCgtkZXNjcmlwdGlvbhgDIAEoCRIOCgZlZmZlY3QYBCABKAkSDQoFcm9sZXMYBSADKAkSFQoNYWNjb3VudF90eXBlcxgGIAMoCRIUCgxzdWJqZWN0X3V1aWQYByABKAkSDwoHYWN0aW9ucxgIIAMoCRIUCgxyZXBvc2l0b3JpZXMYCSADKAkSDAoEdGFncxgKIAMoCRIQCghuZXR3b3JrcxgLIAMoCRIiCgZleGNlcHQYDCABKAsyEi5tY3IudjEuUnVsZUV4Y2VwdBIuCgpleHBpcmVzX2F0GA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGA4gASgJEhQKB2VuYWJsZWQYDyABKAhIAIgBARISCgptYW5hZ2VkX2J5GBAgASgJEi4KCmNyZWF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgoKCF9lbmFibGVkIk4KEExpc3RSdWxlc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUSEAoIYnVpbHRfaW4YBCABKAgiPgoRTGlzdFJ1bGVzUmVzcG9uc2USGwoFcnVsZXMYASADKAsyDC5tY3IudjEuUnVsZRIMCgRuZXh0GAIgASgJIhwKDkdldFJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDIi0KD0dldFJ1bGVSZXNwb25zZRIaCgRydWxlGAEgASgLMgwubWNyLnYxLlJ1bGUi1AIKEUNyZWF0ZVJ1bGVSZXF1ZXN0EhAKCHByaW9yaXR5GAEgASgFEhMKC2Rlc2NyaXB0aW9uGAIgASgJEg4KBmVmZmVjdBgDIAEoCRINCgVyb2xlcxgEIAMoCRIVCg1hY2NvdW50X3R5cGVzGAUgAygJEhQKDHN1YmplY3RfdXVpZBgGIAEoCRIPCgdhY3Rpb25zGAcgAygJEhQKDHJlcG9zaXRvcmllcxgIIAMoCRIMCgR0YWdzGAkgAygJEhAKCG5ldHdvcmtzGAogAygJEiIKBmV4Y2VwdBgLIAEoCzISLm1jci52MS5SdWxlRXhjZXB0Ei4KCmV4cGlyZXNfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB21lc3NhZ2UYDSABKAkSFAoHZW5hYmxlZBgOIAEoCEgAiAEBQgoKCF9lbmFibGVkIjAKEkNyZWF0ZVJ1bGVSZXNwb25zZRIaCgRydWxlGAEgASgLMgwubWNyLnYxLlJ1bGUizQMKEVVwZGF0ZVJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDEhUKCHByaW9yaXR5GAIgASgFSACIAQESGAoLZGVzY3JpcHRpb24YAyABKAlIAYgBARITCgZlZmZlY3QYBCABKAlIAogBARINCgVyb2xlcxgFIAMoCRIVCg1hY2NvdW50X3R5cGVzGAYgAygJEhkKDHN1YmplY3RfdXVpZBgHIAEoCUgDiAEBEg8KB2FjdGlvbnMYCCADKAkSFAoMcmVwb3NpdG9yaWVzGAkgAygJEgwKBHRhZ3MYCiADKAkSEAoIbmV0d29ya3MYCyADKAkSIgoGZXhjZXB0GAwgASgLMhIubWNyLnYxLlJ1bGVFeGNlcHQSLgoKZXhwaXJlc19hdBgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHbWVzc2FnZRgOIAEoCUgEiAEBEhQKB2VuYWJsZWQYDyABKAhIBYgBARINCgVjbGVhchgQIAMoCUILCglfcHJpb3JpdHlCDgoMX2Rlc2NyaXB0aW9uQgkKB19lZmZlY3RCDwoNX3N1YmplY3RfdXVpZEIKCghfbWVzc2FnZUIKCghfZW5hYmxlZCIwChJVcGRhdGVSdWxlUmVzcG9uc2USGgoEcnVsZRgBIAEoCzIMLm1jci52MS5SdWxlIh8KEURlbGV0ZVJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDIhQKEkRlbGV0ZVJ1bGVSZXNwb25zZSJBChFBcHBseVJ1bGVzUmVxdWVzdBIbCgVydWxlcxgBIAMoCzIMLm1jci52MS5SdWxlEg8KB2RyeV9ydW4YAiABKAgiVwoKUnVsZUNoYW5nZRIOCgZjaGFuZ2UYASABKAkSHAoGYmVmb3JlGAIgASgLMgwubWNyLnYxLlJ1bGUSGwoFYWZ0ZXIYAyABKAsyDC5tY3IudjEuUnVsZSJdChJBcHBseVJ1bGVzUmVzcG9uc2USIwoHY2hhbmdlcxgBIAMoCzISLm1jci52MS5SdWxlQ2hhbmdlEhEKCXVuY2hhbmdlZBgCIAEoBRIPCgdkcnlfcnVuGAMgASgIIosBChFUZXN0UG9saWN5UmVxdWVzdBIPCgdhY2NvdW50GAEgASgJEg0KBXJvbGVzGAIgAygJEhQKDGFjY291bnRfdHlwZRgDIAEoCRIOCgZhY3Rpb24YBCABKAkSEgoKcmVwb3NpdG9yeRgFIAEoCRILCgN0YWcYBiABKAkSDwoHYWRkcmVzcxgHIAEoCSJPChJUZXN0UG9saWN5UmVzcG9uc2USDQoFYWxsb3cYASABKAgSGgoEcnVsZRgCIAEoCzIMLm1jci52MS5SdWxlEg4KBnJlYXNvbhgDIAEoCSJdChNSZXBsYXlQb2xpY3lSZXF1ZXN0EikKBXNpbmNlGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIbCgVydWxlcxgCIAMoCzIMLm1jci52MS5SdWxlIuMBCgRGbGlwEg8KB3N1YmplY3QYASABKAkSDAoEbmFtZRgCIAEoCRIUCgxhY2NvdW50X3R5cGUYAyABKAkSDQoFcm9sZXMYBCADKAkSDgoGYWN0aW9uGAUgASgJEhIKCnJlcG9zaXRvcnkYBiABKAkSCwoDdGFnGAcgASgJEg8KB2FkZHJlc3MYCCABKAkSEwoLd2FzX2FsbG93ZWQYCSABKAgSEgoKaXNfYWxsb3dlZBgKIAEoCBIPCgdydWxlX2lkGAsgASgDEgwKBHJ1bGUYDCABKAkSDQoFY291bnQYDSABKAMiVgoUUmVwbGF5UG9saWN5UmVzcG9uc2USGwoFZmxpcHMYASADKAsyDC5tY3IudjEuRmxpcBIQCghyZXF1ZXN0cxgCIAEoAxIPCgdmbGlwcGVkGAMgASgDMrEECg1Qb2xpY3lTZXJ2aWNlEkAKCUxpc3RSdWxlcxIYLm1jci52MS5MaXN0UnVsZXNSZXF1ZXN0GhkubWNyLnYxLkxpc3RSdWxlc1Jlc3BvbnNlEjoKB0dldFJ1bGUSFi5tY3IudjEuR2V0UnVsZVJlcXVlc3QaFy5tY3IudjEuR2V0UnVsZVJlc3BvbnNlEkMKCkNyZWF0ZVJ1bGUSGS5tY3IudjEuQ3JlYXRlUnVsZVJlcXVlc3QaGi5tY3IudjEuQ3JlYXRlUnVsZVJlc3BvbnNlEkMKClVwZGF0ZVJ1bGUSGS5tY3IudjEuVXBkYXRlUnVsZVJlcXVlc3QaGi5tY3IudjEuVXBkYXRlUnVsZVJlc3BvbnNlEkMKCkRlbGV0ZVJ1bGUSGS5tY3IudjEuRGVsZXRlUnVsZVJlcXVlc3QaGi5tY3IudjEuRGVsZXRlUnVsZVJlc3BvbnNlEkMKCkFwcGx5UnVsZXMSGS5tY3IudjEuQXBwbHlSdWxlc1JlcXVlc3QaGi5tY3IudjEuQXBwbHlSdWxlc1Jlc3BvbnNlEkMKClRlc3RQb2xpY3kSGS5tY3IudjEuVGVzdFBvbGljeVJlcXVlc3QaGi5tY3IudjEuVGVzdFBvbGljeVJlc3BvbnNlEkkKDFJlcGxheVBvbGljeRIbLm1jci52MS5SZXBsYXlQb2xpY3lSZXF1ZXN0GhwubWNyLnYxLlJlcGxheVBvbGljeVJlc3BvbnNlYgZwcm90bzM',
-    [file_google_protobuf_timestamp],
-  )
+export const file_mcr_v1_policy: GenFile = /*@__PURE__*/
+  fileDesc("ChNtY3IvdjEvcG9saWN5LnByb3RvEgZtY3IudjEiQgoKUnVsZUV4Y2VwdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEdGFncxgCIAMoCRIQCghuZXR3b3JrcxgDIAMoCSLHAwoEUnVsZRIKCgJpZBgBIAEoAxIQCghwcmlvcml0eRgCIAEoBRITCgtkZXNjcmlwdGlvbhgDIAEoCRIOCgZlZmZlY3QYBCABKAkSDQoFcm9sZXMYBSADKAkSFQoNYWNjb3VudF90eXBlcxgGIAMoCRIUCgxzdWJqZWN0X3V1aWQYByABKAkSDwoHYWN0aW9ucxgIIAMoCRIUCgxyZXBvc2l0b3JpZXMYCSADKAkSDAoEdGFncxgKIAMoCRIQCghuZXR3b3JrcxgLIAMoCRIiCgZleGNlcHQYDCABKAsyEi5tY3IudjEuUnVsZUV4Y2VwdBIuCgpleHBpcmVzX2F0GA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdtZXNzYWdlGA4gASgJEhQKB2VuYWJsZWQYDyABKAhIAIgBARISCgptYW5hZ2VkX2J5GBAgASgJEi4KCmNyZWF0ZWRfYXQYESABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnVwZGF0ZWRfYXQYEiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wQgoKCF9lbmFibGVkIk4KEExpc3RSdWxlc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUSEAoIYnVpbHRfaW4YBCABKAgiPgoRTGlzdFJ1bGVzUmVzcG9uc2USGwoFcnVsZXMYASADKAsyDC5tY3IudjEuUnVsZRIMCgRuZXh0GAIgASgJIhwKDkdldFJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDIi0KD0dldFJ1bGVSZXNwb25zZRIaCgRydWxlGAEgASgLMgwubWNyLnYxLlJ1bGUi1AIKEUNyZWF0ZVJ1bGVSZXF1ZXN0EhAKCHByaW9yaXR5GAEgASgFEhMKC2Rlc2NyaXB0aW9uGAIgASgJEg4KBmVmZmVjdBgDIAEoCRINCgVyb2xlcxgEIAMoCRIVCg1hY2NvdW50X3R5cGVzGAUgAygJEhQKDHN1YmplY3RfdXVpZBgGIAEoCRIPCgdhY3Rpb25zGAcgAygJEhQKDHJlcG9zaXRvcmllcxgIIAMoCRIMCgR0YWdzGAkgAygJEhAKCG5ldHdvcmtzGAogAygJEiIKBmV4Y2VwdBgLIAEoCzISLm1jci52MS5SdWxlRXhjZXB0Ei4KCmV4cGlyZXNfYXQYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB21lc3NhZ2UYDSABKAkSFAoHZW5hYmxlZBgOIAEoCEgAiAEBQgoKCF9lbmFibGVkIjAKEkNyZWF0ZVJ1bGVSZXNwb25zZRIaCgRydWxlGAEgASgLMgwubWNyLnYxLlJ1bGUizQMKEVVwZGF0ZVJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDEhUKCHByaW9yaXR5GAIgASgFSACIAQESGAoLZGVzY3JpcHRpb24YAyABKAlIAYgBARITCgZlZmZlY3QYBCABKAlIAogBARINCgVyb2xlcxgFIAMoCRIVCg1hY2NvdW50X3R5cGVzGAYgAygJEhkKDHN1YmplY3RfdXVpZBgHIAEoCUgDiAEBEg8KB2FjdGlvbnMYCCADKAkSFAoMcmVwb3NpdG9yaWVzGAkgAygJEgwKBHRhZ3MYCiADKAkSEAoIbmV0d29ya3MYCyADKAkSIgoGZXhjZXB0GAwgASgLMhIubWNyLnYxLlJ1bGVFeGNlcHQSLgoKZXhwaXJlc19hdBgNIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFAoHbWVzc2FnZRgOIAEoCUgEiAEBEhQKB2VuYWJsZWQYDyABKAhIBYgBARINCgVjbGVhchgQIAMoCUILCglfcHJpb3JpdHlCDgoMX2Rlc2NyaXB0aW9uQgkKB19lZmZlY3RCDwoNX3N1YmplY3RfdXVpZEIKCghfbWVzc2FnZUIKCghfZW5hYmxlZCIwChJVcGRhdGVSdWxlUmVzcG9uc2USGgoEcnVsZRgBIAEoCzIMLm1jci52MS5SdWxlIh8KEURlbGV0ZVJ1bGVSZXF1ZXN0EgoKAmlkGAEgASgDIhQKEkRlbGV0ZVJ1bGVSZXNwb25zZSJBChFBcHBseVJ1bGVzUmVxdWVzdBIbCgVydWxlcxgBIAMoCzIMLm1jci52MS5SdWxlEg8KB2RyeV9ydW4YAiABKAgiVwoKUnVsZUNoYW5nZRIOCgZjaGFuZ2UYASABKAkSHAoGYmVmb3JlGAIgASgLMgwubWNyLnYxLlJ1bGUSGwoFYWZ0ZXIYAyABKAsyDC5tY3IudjEuUnVsZSJdChJBcHBseVJ1bGVzUmVzcG9uc2USIwoHY2hhbmdlcxgBIAMoCzISLm1jci52MS5SdWxlQ2hhbmdlEhEKCXVuY2hhbmdlZBgCIAEoBRIPCgdkcnlfcnVuGAMgASgIIosBChFUZXN0UG9saWN5UmVxdWVzdBIPCgdhY2NvdW50GAEgASgJEg0KBXJvbGVzGAIgAygJEhQKDGFjY291bnRfdHlwZRgDIAEoCRIOCgZhY3Rpb24YBCABKAkSEgoKcmVwb3NpdG9yeRgFIAEoCRILCgN0YWcYBiABKAkSDwoHYWRkcmVzcxgHIAEoCSJPChJUZXN0UG9saWN5UmVzcG9uc2USDQoFYWxsb3cYASABKAgSGgoEcnVsZRgCIAEoCzIMLm1jci52MS5SdWxlEg4KBnJlYXNvbhgDIAEoCSJdChNSZXBsYXlQb2xpY3lSZXF1ZXN0EikKBXNpbmNlGAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIbCgVydWxlcxgCIAMoCzIMLm1jci52MS5SdWxlItIBCgRGbGlwEg8KB3N1YmplY3QYASABKAkSDAoEbmFtZRgCIAEoCRIUCgxhY2NvdW50X3R5cGUYAyABKAkSDQoFcm9sZXMYBCADKAkSDgoGYWN0aW9uGAUgASgJEhIKCnJlcG9zaXRvcnkYBiABKAkSCwoDdGFnGAcgASgJEg8KB2FkZHJlc3MYCCABKAkSEwoLd2FzX2FsbG93ZWQYCSABKAgSEgoKaXNfYWxsb3dlZBgKIAEoCBIMCgRydWxlGAsgASgJEg0KBWNvdW50GAwgASgDIlYKFFJlcGxheVBvbGljeVJlc3BvbnNlEhsKBWZsaXBzGAEgAygLMgwubWNyLnYxLkZsaXASEAoIcmVxdWVzdHMYAiABKAMSDwoHZmxpcHBlZBgDIAEoAzKxBAoNUG9saWN5U2VydmljZRJACglMaXN0UnVsZXMSGC5tY3IudjEuTGlzdFJ1bGVzUmVxdWVzdBoZLm1jci52MS5MaXN0UnVsZXNSZXNwb25zZRI6CgdHZXRSdWxlEhYubWNyLnYxLkdldFJ1bGVSZXF1ZXN0GhcubWNyLnYxLkdldFJ1bGVSZXNwb25zZRJDCgpDcmVhdGVSdWxlEhkubWNyLnYxLkNyZWF0ZVJ1bGVSZXF1ZXN0GhoubWNyLnYxLkNyZWF0ZVJ1bGVSZXNwb25zZRJDCgpVcGRhdGVSdWxlEhkubWNyLnYxLlVwZGF0ZVJ1bGVSZXF1ZXN0GhoubWNyLnYxLlVwZGF0ZVJ1bGVSZXNwb25zZRJDCgpEZWxldGVSdWxlEhkubWNyLnYxLkRlbGV0ZVJ1bGVSZXF1ZXN0GhoubWNyLnYxLkRlbGV0ZVJ1bGVSZXNwb25zZRJDCgpBcHBseVJ1bGVzEhkubWNyLnYxLkFwcGx5UnVsZXNSZXF1ZXN0GhoubWNyLnYxLkFwcGx5UnVsZXNSZXNwb25zZRJDCgpUZXN0UG9saWN5EhkubWNyLnYxLlRlc3RQb2xpY3lSZXF1ZXN0GhoubWNyLnYxLlRlc3RQb2xpY3lSZXNwb25zZRJJCgxSZXBsYXlQb2xpY3kSGy5tY3IudjEuUmVwbGF5UG9saWN5UmVxdWVzdBocLm1jci52MS5SZXBsYXlQb2xpY3lSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * What a rule leaves out.
  *
  * @generated from message mcr.v1.RuleExcept
  */
-export type RuleExcept = Message<'mcr.v1.RuleExcept'> & {
+export type RuleExcept = Message<"mcr.v1.RuleExcept"> & {
   /**
    * @generated from field: repeated string repositories = 1;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: repeated string tags = 2;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * @generated from field: repeated string networks = 3;
    */
-  networks: string[]
-}
+  networks: string[];
+};
 
 /**
  * Describes the message mcr.v1.RuleExcept.
  * Use `create(RuleExceptSchema)` to create a new message.
  */
-export const RuleExceptSchema: GenMessage<RuleExcept> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 0)
+export const RuleExceptSchema: GenMessage<RuleExcept> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 0);
 
 /**
  * One rule: every field that is filled must match. Deny wins; nothing allowed is refused.
  *
  * @generated from message mcr.v1.Rule
  */
-export type Rule = Message<'mcr.v1.Rule'> & {
+export type Rule = Message<"mcr.v1.Rule"> & {
   /**
    * negative: built in; 0: not kept yet
    *
    * @generated from field: int64 id = 1;
    */
-  id: bigint
+  id: bigint;
 
   /**
    * lower is looked at first, 1 at least
    *
    * @generated from field: int32 priority = 2;
    */
-  priority: number
+  priority: number;
 
   /**
    * @generated from field: string description = 3;
    */
-  description: string
+  description: string;
 
   /**
    * allow or deny
    *
    * @generated from field: string effect = 4;
    */
-  effect: string
+  effect: string;
 
   /**
    * @generated from field: repeated string roles = 5;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * human, system, anonymous; empty is human and system
    *
    * @generated from field: repeated string account_types = 6;
    */
-  accountTypes: string[]
+  accountTypes: string[];
 
   /**
    * one principal's subject; a bare UUID is mcias:<UUID>
    *
    * @generated from field: string subject_uuid = 7;
    */
-  subjectUuid: string
+  subjectUuid: string;
 
   /**
    * @generated from field: repeated string actions = 8;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 9;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: repeated string tags = 10;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * @generated from field: repeated string networks = 11;
    */
-  networks: string[]
+  networks: string[];
 
   /**
    * @generated from field: mcr.v1.RuleExcept except = 12;
    */
-  except?: RuleExcept | undefined
+  except?: RuleExcept | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 13;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * what a refused client reads
    *
    * @generated from field: string message = 14;
    */
-  message: string
+  message: string;
 
   /**
    * absent is enabled
    *
    * @generated from field: optional bool enabled = 15;
    */
-  enabled?: boolean | undefined
+  enabled?: boolean | undefined;
 
   /**
    * the robot that the rule belongs to; such rules change with it only
    *
    * @generated from field: string managed_by = 16;
    */
-  managedBy: string
+  managedBy: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 17;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp updated_at = 18;
    */
-  updatedAt?: Timestamp | undefined
-}
+  updatedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Rule.
  * Use `create(RuleSchema)` to create a new message.
  */
-export const RuleSchema: GenMessage<Rule> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 1)
+export const RuleSchema: GenMessage<Rule> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 1);
 
 /**
  * @generated from message mcr.v1.ListRulesRequest
  */
-export type ListRulesRequest = Message<'mcr.v1.ListRulesRequest'> & {
+export type ListRulesRequest = Message<"mcr.v1.ListRulesRequest"> & {
   /**
    * @generated from field: int32 n = 1;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 2;
    */
-  after: string
+  after: string;
 
   /**
    * @generated from field: int32 offset = 3;
    */
-  offset: number
+  offset: number;
 
   /**
    * @generated from field: bool built_in = 4;
    */
-  builtIn: boolean
-}
+  builtIn: boolean;
+};
 
 /**
  * Describes the message mcr.v1.ListRulesRequest.
  * Use `create(ListRulesRequestSchema)` to create a new message.
  */
-export const ListRulesRequestSchema: GenMessage<ListRulesRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 2)
+export const ListRulesRequestSchema: GenMessage<ListRulesRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 2);
 
 /**
  * @generated from message mcr.v1.ListRulesResponse
  */
-export type ListRulesResponse = Message<'mcr.v1.ListRulesResponse'> & {
+export type ListRulesResponse = Message<"mcr.v1.ListRulesResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Rule rules = 1;
    */
-  rules: Rule[]
+  rules: Rule[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListRulesResponse.
  * Use `create(ListRulesResponseSchema)` to create a new message.
  */
-export const ListRulesResponseSchema: GenMessage<ListRulesResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 3)
+export const ListRulesResponseSchema: GenMessage<ListRulesResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 3);
 
 /**
  * @generated from message mcr.v1.GetRuleRequest
  */
-export type GetRuleRequest = Message<'mcr.v1.GetRuleRequest'> & {
+export type GetRuleRequest = Message<"mcr.v1.GetRuleRequest"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
-}
+  id: bigint;
+};
 
 /**
  * Describes the message mcr.v1.GetRuleRequest.
  * Use `create(GetRuleRequestSchema)` to create a new message.
  */
-export const GetRuleRequestSchema: GenMessage<GetRuleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 4)
+export const GetRuleRequestSchema: GenMessage<GetRuleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 4);
 
 /**
  * @generated from message mcr.v1.GetRuleResponse
  */
-export type GetRuleResponse = Message<'mcr.v1.GetRuleResponse'> & {
+export type GetRuleResponse = Message<"mcr.v1.GetRuleResponse"> & {
   /**
    * @generated from field: mcr.v1.Rule rule = 1;
    */
-  rule?: Rule | undefined
-}
+  rule?: Rule | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GetRuleResponse.
  * Use `create(GetRuleResponseSchema)` to create a new message.
  */
-export const GetRuleResponseSchema: GenMessage<GetRuleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 5)
+export const GetRuleResponseSchema: GenMessage<GetRuleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 5);
 
 /**
  * @generated from message mcr.v1.CreateRuleRequest
  */
-export type CreateRuleRequest = Message<'mcr.v1.CreateRuleRequest'> & {
+export type CreateRuleRequest = Message<"mcr.v1.CreateRuleRequest"> & {
   /**
    * @generated from field: int32 priority = 1;
    */
-  priority: number
+  priority: number;
 
   /**
    * @generated from field: string description = 2;
    */
-  description: string
+  description: string;
 
   /**
    * @generated from field: string effect = 3;
    */
-  effect: string
+  effect: string;
 
   /**
    * @generated from field: repeated string roles = 4;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: repeated string account_types = 5;
    */
-  accountTypes: string[]
+  accountTypes: string[];
 
   /**
    * @generated from field: string subject_uuid = 6;
    */
-  subjectUuid: string
+  subjectUuid: string;
 
   /**
    * @generated from field: repeated string actions = 7;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 8;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: repeated string tags = 9;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * @generated from field: repeated string networks = 10;
    */
-  networks: string[]
+  networks: string[];
 
   /**
    * @generated from field: mcr.v1.RuleExcept except = 11;
    */
-  except?: RuleExcept | undefined
+  except?: RuleExcept | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 12;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * @generated from field: string message = 13;
    */
-  message: string
+  message: string;
 
   /**
    * @generated from field: optional bool enabled = 14;
    */
-  enabled?: boolean | undefined
-}
+  enabled?: boolean | undefined;
+};
 
 /**
  * Describes the message mcr.v1.CreateRuleRequest.
  * Use `create(CreateRuleRequestSchema)` to create a new message.
  */
-export const CreateRuleRequestSchema: GenMessage<CreateRuleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 6)
+export const CreateRuleRequestSchema: GenMessage<CreateRuleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 6);
 
 /**
  * @generated from message mcr.v1.CreateRuleResponse
  */
-export type CreateRuleResponse = Message<'mcr.v1.CreateRuleResponse'> & {
+export type CreateRuleResponse = Message<"mcr.v1.CreateRuleResponse"> & {
   /**
    * @generated from field: mcr.v1.Rule rule = 1;
    */
-  rule?: Rule | undefined
-}
+  rule?: Rule | undefined;
+};
 
 /**
  * Describes the message mcr.v1.CreateRuleResponse.
  * Use `create(CreateRuleResponseSchema)` to create a new message.
  */
-export const CreateRuleResponseSchema: GenMessage<CreateRuleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 7)
+export const CreateRuleResponseSchema: GenMessage<CreateRuleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 7);
 
 /**
  * What is absent stays as it is.
  *
  * @generated from message mcr.v1.UpdateRuleRequest
  */
-export type UpdateRuleRequest = Message<'mcr.v1.UpdateRuleRequest'> & {
+export type UpdateRuleRequest = Message<"mcr.v1.UpdateRuleRequest"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
+  id: bigint;
 
   /**
    * @generated from field: optional int32 priority = 2;
    */
-  priority?: number | undefined
+  priority?: number | undefined;
 
   /**
    * @generated from field: optional string description = 3;
    */
-  description?: string | undefined
+  description?: string | undefined;
 
   /**
    * @generated from field: optional string effect = 4;
    */
-  effect?: string | undefined
+  effect?: string | undefined;
 
   /**
    * @generated from field: repeated string roles = 5;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: repeated string account_types = 6;
    */
-  accountTypes: string[]
+  accountTypes: string[];
 
   /**
    * @generated from field: optional string subject_uuid = 7;
    */
-  subjectUuid?: string | undefined
+  subjectUuid?: string | undefined;
 
   /**
    * @generated from field: repeated string actions = 8;
    */
-  actions: string[]
+  actions: string[];
 
   /**
    * @generated from field: repeated string repositories = 9;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * @generated from field: repeated string tags = 10;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * @generated from field: repeated string networks = 11;
    */
-  networks: string[]
+  networks: string[];
 
   /**
    * @generated from field: mcr.v1.RuleExcept except = 12;
    */
-  except?: RuleExcept | undefined
+  except?: RuleExcept | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp expires_at = 13;
    */
-  expiresAt?: Timestamp | undefined
+  expiresAt?: Timestamp | undefined;
 
   /**
    * @generated from field: optional string message = 14;
    */
-  message?: string | undefined
+  message?: string | undefined;
 
   /**
    * @generated from field: optional bool enabled = 15;
    */
-  enabled?: boolean | undefined
+  enabled?: boolean | undefined;
 
   /**
    * names of fields to empty, such as tags or expires_at
    *
    * @generated from field: repeated string clear = 16;
    */
-  clear: string[]
-}
+  clear: string[];
+};
 
 /**
  * Describes the message mcr.v1.UpdateRuleRequest.
  * Use `create(UpdateRuleRequestSchema)` to create a new message.
  */
-export const UpdateRuleRequestSchema: GenMessage<UpdateRuleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 8)
+export const UpdateRuleRequestSchema: GenMessage<UpdateRuleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 8);
 
 /**
  * @generated from message mcr.v1.UpdateRuleResponse
  */
-export type UpdateRuleResponse = Message<'mcr.v1.UpdateRuleResponse'> & {
+export type UpdateRuleResponse = Message<"mcr.v1.UpdateRuleResponse"> & {
   /**
    * @generated from field: mcr.v1.Rule rule = 1;
    */
-  rule?: Rule | undefined
-}
+  rule?: Rule | undefined;
+};
 
 /**
  * Describes the message mcr.v1.UpdateRuleResponse.
  * Use `create(UpdateRuleResponseSchema)` to create a new message.
  */
-export const UpdateRuleResponseSchema: GenMessage<UpdateRuleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 9)
+export const UpdateRuleResponseSchema: GenMessage<UpdateRuleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 9);
 
 /**
  * @generated from message mcr.v1.DeleteRuleRequest
  */
-export type DeleteRuleRequest = Message<'mcr.v1.DeleteRuleRequest'> & {
+export type DeleteRuleRequest = Message<"mcr.v1.DeleteRuleRequest"> & {
   /**
    * @generated from field: int64 id = 1;
    */
-  id: bigint
-}
+  id: bigint;
+};
 
 /**
  * Describes the message mcr.v1.DeleteRuleRequest.
  * Use `create(DeleteRuleRequestSchema)` to create a new message.
  */
-export const DeleteRuleRequestSchema: GenMessage<DeleteRuleRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 10)
+export const DeleteRuleRequestSchema: GenMessage<DeleteRuleRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 10);
 
 /**
  * @generated from message mcr.v1.DeleteRuleResponse
  */
-export type DeleteRuleResponse = Message<'mcr.v1.DeleteRuleResponse'> & {}
+export type DeleteRuleResponse = Message<"mcr.v1.DeleteRuleResponse"> & {
+};
 
 /**
  * Describes the message mcr.v1.DeleteRuleResponse.
  * Use `create(DeleteRuleResponseSchema)` to create a new message.
  */
-export const DeleteRuleResponseSchema: GenMessage<DeleteRuleResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 11)
+export const DeleteRuleResponseSchema: GenMessage<DeleteRuleResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 11);
 
 /**
  * The whole set of rules, in place of the one that is there. Managed rules stay.
  *
  * @generated from message mcr.v1.ApplyRulesRequest
  */
-export type ApplyRulesRequest = Message<'mcr.v1.ApplyRulesRequest'> & {
+export type ApplyRulesRequest = Message<"mcr.v1.ApplyRulesRequest"> & {
   /**
    * @generated from field: repeated mcr.v1.Rule rules = 1;
    */
-  rules: Rule[]
+  rules: Rule[];
 
   /**
    * @generated from field: bool dry_run = 2;
    */
-  dryRun: boolean
-}
+  dryRun: boolean;
+};
 
 /**
  * Describes the message mcr.v1.ApplyRulesRequest.
  * Use `create(ApplyRulesRequestSchema)` to create a new message.
  */
-export const ApplyRulesRequestSchema: GenMessage<ApplyRulesRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 12)
+export const ApplyRulesRequestSchema: GenMessage<ApplyRulesRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 12);
 
 /**
  * @generated from message mcr.v1.RuleChange
  */
-export type RuleChange = Message<'mcr.v1.RuleChange'> & {
+export type RuleChange = Message<"mcr.v1.RuleChange"> & {
   /**
    * created, updated, deleted
    *
    * @generated from field: string change = 1;
    */
-  change: string
+  change: string;
 
   /**
    * @generated from field: mcr.v1.Rule before = 2;
    */
-  before?: Rule | undefined
+  before?: Rule | undefined;
 
   /**
    * @generated from field: mcr.v1.Rule after = 3;
    */
-  after?: Rule | undefined
-}
+  after?: Rule | undefined;
+};
 
 /**
  * Describes the message mcr.v1.RuleChange.
  * Use `create(RuleChangeSchema)` to create a new message.
  */
-export const RuleChangeSchema: GenMessage<RuleChange> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 13)
+export const RuleChangeSchema: GenMessage<RuleChange> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 13);
 
 /**
  * @generated from message mcr.v1.ApplyRulesResponse
  */
-export type ApplyRulesResponse = Message<'mcr.v1.ApplyRulesResponse'> & {
+export type ApplyRulesResponse = Message<"mcr.v1.ApplyRulesResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.RuleChange changes = 1;
    */
-  changes: RuleChange[]
+  changes: RuleChange[];
 
   /**
    * @generated from field: int32 unchanged = 2;
    */
-  unchanged: number
+  unchanged: number;
 
   /**
    * @generated from field: bool dry_run = 3;
    */
-  dryRun: boolean
-}
+  dryRun: boolean;
+};
 
 /**
  * Describes the message mcr.v1.ApplyRulesResponse.
  * Use `create(ApplyRulesResponseSchema)` to create a new message.
  */
-export const ApplyRulesResponseSchema: GenMessage<ApplyRulesResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 14)
+export const ApplyRulesResponseSchema: GenMessage<ApplyRulesResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 14);
 
 /**
  * @generated from message mcr.v1.TestPolicyRequest
  */
-export type TestPolicyRequest = Message<'mcr.v1.TestPolicyRequest'> & {
+export type TestPolicyRequest = Message<"mcr.v1.TestPolicyRequest"> & {
   /**
    * an account's name or a subject, or `anonymous`; else roles and account_type say who
    *
    * @generated from field: string account = 1;
    */
-  account: string
+  account: string;
 
   /**
    * @generated from field: repeated string roles = 2;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: string account_type = 3;
    */
-  accountType: string
+  accountType: string;
 
   /**
    * @generated from field: string action = 4;
    */
-  action: string
+  action: string;
 
   /**
    * @generated from field: string repository = 5;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 6;
    */
-  tag: string
+  tag: string;
 
   /**
    * @generated from field: string address = 7;
    */
-  address: string
-}
+  address: string;
+};
 
 /**
  * Describes the message mcr.v1.TestPolicyRequest.
  * Use `create(TestPolicyRequestSchema)` to create a new message.
  */
-export const TestPolicyRequestSchema: GenMessage<TestPolicyRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 15)
+export const TestPolicyRequestSchema: GenMessage<TestPolicyRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 15);
 
 /**
  * @generated from message mcr.v1.TestPolicyResponse
  */
-export type TestPolicyResponse = Message<'mcr.v1.TestPolicyResponse'> & {
+export type TestPolicyResponse = Message<"mcr.v1.TestPolicyResponse"> & {
   /**
    * @generated from field: bool allow = 1;
    */
-  allow: boolean
+  allow: boolean;
 
   /**
    * the rule that says so; absent: nothing allows it
    *
    * @generated from field: mcr.v1.Rule rule = 2;
    */
-  rule?: Rule | undefined
+  rule?: Rule | undefined;
 
   /**
    * @generated from field: string reason = 3;
    */
-  reason: string
-}
+  reason: string;
+};
 
 /**
  * Describes the message mcr.v1.TestPolicyResponse.
  * Use `create(TestPolicyResponseSchema)` to create a new message.
  */
-export const TestPolicyResponseSchema: GenMessage<TestPolicyResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 16)
+export const TestPolicyResponseSchema: GenMessage<TestPolicyResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 16);
 
 /**
  * @generated from message mcr.v1.ReplayPolicyRequest
  */
-export type ReplayPolicyRequest = Message<'mcr.v1.ReplayPolicyRequest'> & {
+export type ReplayPolicyRequest = Message<"mcr.v1.ReplayPolicyRequest"> & {
   /**
    * @generated from field: google.protobuf.Timestamp since = 1;
    */
-  since?: Timestamp | undefined
+  since?: Timestamp | undefined;
 
   /**
    * the rules to try, in place of those that are there
    *
    * @generated from field: repeated mcr.v1.Rule rules = 2;
    */
-  rules: Rule[]
-}
+  rules: Rule[];
+};
 
 /**
  * Describes the message mcr.v1.ReplayPolicyRequest.
  * Use `create(ReplayPolicyRequestSchema)` to create a new message.
  */
-export const ReplayPolicyRequestSchema: GenMessage<ReplayPolicyRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 17)
+export const ReplayPolicyRequestSchema: GenMessage<ReplayPolicyRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 17);
 
 /**
  * @generated from message mcr.v1.Flip
  */
-export type Flip = Message<'mcr.v1.Flip'> & {
+export type Flip = Message<"mcr.v1.Flip"> & {
   /**
    * @generated from field: string subject = 1;
    */
-  subject: string
+  subject: string;
 
   /**
    * @generated from field: string name = 2;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string account_type = 3;
    */
-  accountType: string
+  accountType: string;
 
   /**
    * @generated from field: repeated string roles = 4;
    */
-  roles: string[]
+  roles: string[];
 
   /**
    * @generated from field: string action = 5;
    */
-  action: string
+  action: string;
 
   /**
    * @generated from field: string repository = 6;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 7;
    */
-  tag: string
+  tag: string;
 
   /**
    * @generated from field: string address = 8;
    */
-  address: string
+  address: string;
 
   /**
    * @generated from field: bool was_allowed = 9;
    */
-  wasAllowed: boolean
+  wasAllowed: boolean;
 
   /**
    * @generated from field: bool is_allowed = 10;
    */
-  isAllowed: boolean
+  isAllowed: boolean;
 
   /**
-   * @generated from field: int64 rule_id = 11;
+   * @generated from field: string rule = 11;
    */
-  ruleId: bigint
+  rule: string;
 
   /**
-   * @generated from field: string rule = 12;
+   * @generated from field: int64 count = 12;
    */
-  rule: string
-
-  /**
-   * @generated from field: int64 count = 13;
-   */
-  count: bigint
-}
+  count: bigint;
+};
 
 /**
  * Describes the message mcr.v1.Flip.
  * Use `create(FlipSchema)` to create a new message.
  */
-export const FlipSchema: GenMessage<Flip> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 18)
+export const FlipSchema: GenMessage<Flip> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 18);
 
 /**
  * @generated from message mcr.v1.ReplayPolicyResponse
  */
-export type ReplayPolicyResponse = Message<'mcr.v1.ReplayPolicyResponse'> & {
+export type ReplayPolicyResponse = Message<"mcr.v1.ReplayPolicyResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Flip flips = 1;
    */
-  flips: Flip[]
+  flips: Flip[];
 
   /**
    * @generated from field: int64 requests = 2;
    */
-  requests: bigint
+  requests: bigint;
 
   /**
    * @generated from field: int64 flipped = 3;
    */
-  flipped: bigint
-}
+  flipped: bigint;
+};
 
 /**
  * Describes the message mcr.v1.ReplayPolicyResponse.
  * Use `create(ReplayPolicyResponseSchema)` to create a new message.
  */
-export const ReplayPolicyResponseSchema: GenMessage<ReplayPolicyResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_policy, 19)
+export const ReplayPolicyResponseSchema: GenMessage<ReplayPolicyResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_policy, 19);
 
 /**
  * Who may do what.
@@ -772,64 +784,66 @@ export const PolicyService: GenService<{
    * @generated from rpc mcr.v1.PolicyService.ListRules
    */
   listRules: {
-    methodKind: 'unary'
-    input: typeof ListRulesRequestSchema
-    output: typeof ListRulesResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListRulesRequestSchema;
+    output: typeof ListRulesResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.GetRule
    */
   getRule: {
-    methodKind: 'unary'
-    input: typeof GetRuleRequestSchema
-    output: typeof GetRuleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetRuleRequestSchema;
+    output: typeof GetRuleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.CreateRule
    */
   createRule: {
-    methodKind: 'unary'
-    input: typeof CreateRuleRequestSchema
-    output: typeof CreateRuleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof CreateRuleRequestSchema;
+    output: typeof CreateRuleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.UpdateRule
    */
   updateRule: {
-    methodKind: 'unary'
-    input: typeof UpdateRuleRequestSchema
-    output: typeof UpdateRuleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof UpdateRuleRequestSchema;
+    output: typeof UpdateRuleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.DeleteRule
    */
   deleteRule: {
-    methodKind: 'unary'
-    input: typeof DeleteRuleRequestSchema
-    output: typeof DeleteRuleResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteRuleRequestSchema;
+    output: typeof DeleteRuleResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.ApplyRules
    */
   applyRules: {
-    methodKind: 'unary'
-    input: typeof ApplyRulesRequestSchema
-    output: typeof ApplyRulesResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ApplyRulesRequestSchema;
+    output: typeof ApplyRulesResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.TestPolicy
    */
   testPolicy: {
-    methodKind: 'unary'
-    input: typeof TestPolicyRequestSchema
-    output: typeof TestPolicyResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof TestPolicyRequestSchema;
+    output: typeof TestPolicyResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.PolicyService.ReplayPolicy
    */
   replayPolicy: {
-    methodKind: 'unary'
-    input: typeof ReplayPolicyRequestSchema
-    output: typeof ReplayPolicyResponseSchema
-  }
-}> = /*@__PURE__*/ serviceDesc(file_mcr_v1_policy, 0)
+    methodKind: "unary";
+    input: typeof ReplayPolicyRequestSchema;
+    output: typeof ReplayPolicyResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_mcr_v1_policy, 0);
+

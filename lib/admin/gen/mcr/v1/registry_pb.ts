@@ -2,1009 +2,1008 @@
 // @generated from file mcr/v1/registry.proto (package mcr.v1, syntax proto3)
 /* eslint-disable */
 
-import type { Message } from '@bufbuild/protobuf'
-import type { GenFile, GenMessage, GenService } from '@bufbuild/protobuf/codegenv2'
-import { fileDesc, messageDesc, serviceDesc } from '@bufbuild/protobuf/codegenv2'
-import type { Timestamp } from '@bufbuild/protobuf/wkt'
-import { file_google_protobuf_timestamp } from '@bufbuild/protobuf/wkt'
+import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
+import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import type { Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file mcr/v1/registry.proto.
  */
-export const file_mcr_v1_registry: GenFile =
-  /*@__PURE__*/
-  fileDesc(
-    'ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkijQEKGERlbGV0ZVJlcG9zaXRvcnlSZXNwb25zZRIUCgx0YWdzX2RlbGV0ZWQYASABKAMSGQoRbWFuaWZlc3RzX2RlbGV0ZWQYAiABKAMSEAoIcmVsZWFzZWQYAyABKAMSLgoKZnJlZV9hZnRlchgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiTwoPTGlzdFRhZ3NSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSCQoBbhgCIAEoBRINCgVhZnRlchgDIAEoCRIOCgZvZmZzZXQYBCABKAUiOwoQTGlzdFRhZ3NSZXNwb25zZRIZCgR0YWdzGAEgAygLMgsubWNyLnYxLlRhZxIMCgRuZXh0GAIgASgJIlgKDUdldFRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSJgoCYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIoABCg5HZXRUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgptZWRpYV90eXBlGAMgASgJEgwKBHNpemUYBCABKAMSLgoKdXBkYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAikAEKCVRhZ0NoYW5nZRImCgJhdBgBIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEgoKb2xkX2RpZ2VzdBgCIAEoCRISCgpuZXdfZGlnZXN0GAMgASgJEhAKCGV2ZW50X2lkGAQgASgJEg0KBWFjdG9yGAUgASgJEhIKCmFjdG9yX25hbWUYBiABKAkiUgoVTGlzdFRhZ0hpc3RvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEgkKAW4YAyABKAUSDQoFYWZ0ZXIYBCABKAkiSgoWTGlzdFRhZ0hpc3RvcnlSZXNwb25zZRIiCgdjaGFuZ2VzGAEgAygLMhEubWNyLnYxLlRhZ0NoYW5nZRIMCgRuZXh0GAIgASgJIlAKDk1vdmVUYWdSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEgoKAnRvGAMgASgJEhEKCWlmX2RpZ2VzdBgEIAEoCSJDCg9Nb3ZlVGFnUmVzcG9uc2USDAoEbmFtZRgBIAEoCRIOCgZkaWdlc3QYAiABKAkSEgoKb2xkX2RpZ2VzdBgDIAEoCSJGChBEZWxldGVUYWdSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEhEKCWlmX2RpZ2VzdBgDIAEoCSIxChFEZWxldGVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCSI7ChJHZXRNYW5pZmVzdFJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIRCglyZWZlcmVuY2UYAiABKAkivgEKE0dldE1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDAoEdGFncxgHIAMoCRIPCgdjb250ZW50GAggASgJIjsKFURlbGV0ZU1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEg4KBmRpZ2VzdBgCIAEoCSJ4ChZEZWxldGVNYW5pZmVzdFJlc3BvbnNlEg4KBmRpZ2VzdBgBIAEoCRIMCgR0YWdzGAIgAygJEhAKCHJlbGVhc2VkGAMgASgDEi4KCmZyZWVfYWZ0ZXIYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIm8KDFB1cmdlUmVxdWVzdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEa2VlcBgCIAEoBRISCgpvbGRlcl90aGFuGAMgASgJEg8KB2RyeV9ydW4YBCABKAgSFgoOaW5jbHVkZV9sYXRlc3QYBSABKAgiegoJUHVyZ2VkVGFnEhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEg4KBmRpZ2VzdBgDIAEoCRIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRrZXB0GAUgASgJImAKDVB1cmdlUmVzcG9uc2USHwoEdGFncxgBIAMoCzIRLm1jci52MS5QdXJnZWRUYWcSDwoHZGVsZXRlZBgCIAEoBRIMCgRrZXB0GAMgASgFEg8KB2RyeV9ydW4YBCABKAgiSQobUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgSCwoDbm93GAIgASgIEgwKBHdhaXQYAyABKAgiUgocUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRIKCgJpZBgBIAEoCRImCgNydW4YAiABKAsyGS5tY3IudjEuR2FyYmFnZUNvbGxlY3Rpb24iIwohR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXF1ZXN0ImIKIkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVzcG9uc2USDwoHcnVubmluZxgBIAEoCBIrCghsYXN0X3J1bhgCIAEoCzIZLm1jci52MS5HYXJiYWdlQ29sbGVjdGlvbiL/AQoRR2FyYmFnZUNvbGxlY3Rpb24SCgoCaWQYASABKAkSLgoKc3RhcnRlZF9hdBgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMAoMY29tcGxldGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIPCgdkcnlfcnVuGAQgASgIEhkKEW1hbmlmZXN0c19yZW1vdmVkGAUgASgDEhUKDWxpbmtzX3JlbW92ZWQYBiABKAMSFQoNYmxvYnNfcmVtb3ZlZBgHIAEoAxITCgtieXRlc19mcmVlZBgIIAEoAxINCgVlcnJvchgJIAEoCTL7BwoPUmVnaXN0cnlTZXJ2aWNlElUKEExpc3RSZXBvc2l0b3JpZXMSHy5tY3IudjEuTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QaIC5tY3IudjEuTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEkwKDUdldFJlcG9zaXRvcnkSHC5tY3IudjEuR2V0UmVwb3NpdG9yeVJlcXVlc3QaHS5tY3IudjEuR2V0UmVwb3NpdG9yeVJlc3BvbnNlElUKEERlbGV0ZVJlcG9zaXRvcnkSHy5tY3IudjEuRGVsZXRlUmVwb3NpdG9yeVJlcXVlc3QaIC5tY3IudjEuRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEj0KCExpc3RUYWdzEhcubWNyLnYxLkxpc3RUYWdzUmVxdWVzdBoYLm1jci52MS5MaXN0VGFnc1Jlc3BvbnNlEjcKBkdldFRhZxIVLm1jci52MS5HZXRUYWdSZXF1ZXN0GhYubWNyLnYxLkdldFRhZ1Jlc3BvbnNlEk8KDkxpc3RUYWdIaXN0b3J5Eh0ubWNyLnYxLkxpc3RUYWdIaXN0b3J5UmVxdWVzdBoeLm1jci52MS5MaXN0VGFnSGlzdG9yeVJlc3BvbnNlEjoKB01vdmVUYWcSFi5tY3IudjEuTW92ZVRhZ1JlcXVlc3QaFy5tY3IudjEuTW92ZVRhZ1Jlc3BvbnNlEkAKCURlbGV0ZVRhZxIYLm1jci52MS5EZWxldGVUYWdSZXF1ZXN0GhkubWNyLnYxLkRlbGV0ZVRhZ1Jlc3BvbnNlEkYKC0dldE1hbmlmZXN0EhoubWNyLnYxLkdldE1hbmlmZXN0UmVxdWVzdBobLm1jci52MS5HZXRNYW5pZmVzdFJlc3BvbnNlEk8KDkRlbGV0ZU1hbmlmZXN0Eh0ubWNyLnYxLkRlbGV0ZU1hbmlmZXN0UmVxdWVzdBoeLm1jci52MS5EZWxldGVNYW5pZmVzdFJlc3BvbnNlEjQKBVB1cmdlEhQubWNyLnYxLlB1cmdlUmVxdWVzdBoVLm1jci52MS5QdXJnZVJlc3BvbnNlEmEKFFJ1bkdhcmJhZ2VDb2xsZWN0aW9uEiMubWNyLnYxLlJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVxdWVzdBokLm1jci52MS5SdW5HYXJiYWdlQ29sbGVjdGlvblJlc3BvbnNlEnMKGkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzEikubWNyLnYxLkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVxdWVzdBoqLm1jci52MS5HZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1Jlc3BvbnNlYgZwcm90bzM',
-    [file_google_protobuf_timestamp],
-  )
+export const file_mcr_v1_registry: GenFile = /*@__PURE__*/
+  fileDesc("ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkiXQoYRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEhQKDHRhZ3NfZGVsZXRlZBgBIAEoAxIZChFtYW5pZmVzdHNfZGVsZXRlZBgCIAEoAxIQCghyZWxlYXNlZBgDIAEoAyJPCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJEg4KBm9mZnNldBgEIAEoBSI7ChBMaXN0VGFnc1Jlc3BvbnNlEhkKBHRhZ3MYASADKAsyCy5tY3IudjEuVGFnEgwKBG5leHQYAiABKAkiWAoNR2V0VGFnUmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEgsKA3RhZxgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKDkdldFRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCm1lZGlhX3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoJVGFnQ2hhbmdlEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpvbGRfZGlnZXN0GAIgASgJEhIKCm5ld19kaWdlc3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDQoFYWN0b3IYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCSJSChVMaXN0VGFnSGlzdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCQoBbhgDIAEoBRINCgVhZnRlchgEIAEoCSJKChZMaXN0VGFnSGlzdG9yeVJlc3BvbnNlEiIKB2NoYW5nZXMYASADKAsyES5tY3IudjEuVGFnQ2hhbmdlEgwKBG5leHQYAiABKAkiUAoOTW92ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCgoCdG8YAyABKAkSEQoJaWZfZGlnZXN0GAQgASgJIkMKD01vdmVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpvbGRfZGlnZXN0GAMgASgJIkYKEERlbGV0ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSEQoJaWZfZGlnZXN0GAMgASgJIjEKEURlbGV0ZVRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJIjsKEkdldE1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEhEKCXJlZmVyZW5jZRgCIAEoCSK+AQoTR2V0TWFuaWZlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRIVCg1hcnRpZmFjdF90eXBlGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDAoEc2l6ZRgFIAEoAxIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0YWdzGAcgAygJEg8KB2NvbnRlbnQYCCABKAkiOwoVRGVsZXRlTWFuaWZlc3RSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSDgoGZGlnZXN0GAIgASgJIkgKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEgwKBHRhZ3MYAiADKAkSEAoIcmVsZWFzZWQYAyABKAMibwoMUHVyZ2VSZXF1ZXN0EhQKDHJlcG9zaXRvcmllcxgBIAMoCRIMCgRrZWVwGAIgASgFEhIKCm9sZGVyX3RoYW4YAyABKAkSDwoHZHJ5X3J1bhgEIAEoCBIWCg5pbmNsdWRlX2xhdGVzdBgFIAEoCCJ6CglQdXJnZWRUYWcSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSDgoGZGlnZXN0GAMgASgJEi4KCnVwZGF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGtlcHQYBSABKAkiYAoNUHVyZ2VSZXNwb25zZRIfCgR0YWdzGAEgAygLMhEubWNyLnYxLlB1cmdlZFRhZxIPCgdkZWxldGVkGAIgASgFEgwKBGtlcHQYAyABKAUSDwoHZHJ5X3J1bhgEIAEoCCJJChtSdW5HYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QSDwoHZHJ5X3J1bhgBIAEoCBILCgNub3cYAiABKAgSDAoEd2FpdBgDIAEoCCJSChxSdW5HYXJiYWdlQ29sbGVjdGlvblJlc3BvbnNlEgoKAmlkGAEgASgJEiYKA3J1bhgCIAEoCzIZLm1jci52MS5HYXJiYWdlQ29sbGVjdGlvbiIjCiFHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1JlcXVlc3QiYgoiR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXNwb25zZRIPCgdydW5uaW5nGAEgASgIEisKCGxhc3RfcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIv8BChFHYXJiYWdlQ29sbGVjdGlvbhIKCgJpZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb21wbGV0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2RyeV9ydW4YBCABKAgSGQoRbWFuaWZlc3RzX3JlbW92ZWQYBSABKAMSFQoNbGlua3NfcmVtb3ZlZBgGIAEoAxIVCg1ibG9ic19yZW1vdmVkGAcgASgDEhMKC2J5dGVzX2ZyZWVkGAggASgDEg0KBWVycm9yGAkgASgJMvsHCg9SZWdpc3RyeVNlcnZpY2USVQoQTGlzdFJlcG9zaXRvcmllcxIfLm1jci52MS5MaXN0UmVwb3NpdG9yaWVzUmVxdWVzdBogLm1jci52MS5MaXN0UmVwb3NpdG9yaWVzUmVzcG9uc2USTAoNR2V0UmVwb3NpdG9yeRIcLm1jci52MS5HZXRSZXBvc2l0b3J5UmVxdWVzdBodLm1jci52MS5HZXRSZXBvc2l0b3J5UmVzcG9uc2USVQoQRGVsZXRlUmVwb3NpdG9yeRIfLm1jci52MS5EZWxldGVSZXBvc2l0b3J5UmVxdWVzdBogLm1jci52MS5EZWxldGVSZXBvc2l0b3J5UmVzcG9uc2USPQoITGlzdFRhZ3MSFy5tY3IudjEuTGlzdFRhZ3NSZXF1ZXN0GhgubWNyLnYxLkxpc3RUYWdzUmVzcG9uc2USNwoGR2V0VGFnEhUubWNyLnYxLkdldFRhZ1JlcXVlc3QaFi5tY3IudjEuR2V0VGFnUmVzcG9uc2USTwoOTGlzdFRhZ0hpc3RvcnkSHS5tY3IudjEuTGlzdFRhZ0hpc3RvcnlSZXF1ZXN0Gh4ubWNyLnYxLkxpc3RUYWdIaXN0b3J5UmVzcG9uc2USOgoHTW92ZVRhZxIWLm1jci52MS5Nb3ZlVGFnUmVxdWVzdBoXLm1jci52MS5Nb3ZlVGFnUmVzcG9uc2USQAoJRGVsZXRlVGFnEhgubWNyLnYxLkRlbGV0ZVRhZ1JlcXVlc3QaGS5tY3IudjEuRGVsZXRlVGFnUmVzcG9uc2USRgoLR2V0TWFuaWZlc3QSGi5tY3IudjEuR2V0TWFuaWZlc3RSZXF1ZXN0GhsubWNyLnYxLkdldE1hbmlmZXN0UmVzcG9uc2USTwoORGVsZXRlTWFuaWZlc3QSHS5tY3IudjEuRGVsZXRlTWFuaWZlc3RSZXF1ZXN0Gh4ubWNyLnYxLkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USNAoFUHVyZ2USFC5tY3IudjEuUHVyZ2VSZXF1ZXN0GhUubWNyLnYxLlB1cmdlUmVzcG9uc2USYQoUUnVuR2FyYmFnZUNvbGxlY3Rpb24SIy5tY3IudjEuUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0GiQubWNyLnYxLlJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVzcG9uc2UScwoaR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXMSKS5tY3IudjEuR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXF1ZXN0GioubWNyLnYxLkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message mcr.v1.Repository
  */
-export type Repository = Message<'mcr.v1.Repository'> & {
+export type Repository = Message<"mcr.v1.Repository"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: int64 tag_count = 2;
    */
-  tagCount: bigint
+  tagCount: bigint;
 
   /**
    * @generated from field: int64 manifest_count = 3;
    */
-  manifestCount: bigint
+  manifestCount: bigint;
 
   /**
    * bytes of its blobs, each counted once
    *
    * @generated from field: int64 size = 4;
    */
-  size: bigint
+  size: bigint;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 5;
    */
-  createdAt?: Timestamp | undefined
-}
+  createdAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Repository.
  * Use `create(RepositorySchema)` to create a new message.
  */
-export const RepositorySchema: GenMessage<Repository> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 0)
+export const RepositorySchema: GenMessage<Repository> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 0);
 
 /**
  * @generated from message mcr.v1.Tag
  */
-export type Tag = Message<'mcr.v1.Tag'> & {
+export type Tag = Message<"mcr.v1.Tag"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string digest = 2;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp updated_at = 3;
    */
-  updatedAt?: Timestamp | undefined
-}
+  updatedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Tag.
  * Use `create(TagSchema)` to create a new message.
  */
-export const TagSchema: GenMessage<Tag> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 1)
+export const TagSchema: GenMessage<Tag> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 1);
 
 /**
  * @generated from message mcr.v1.Manifest
  */
-export type Manifest = Message<'mcr.v1.Manifest'> & {
+export type Manifest = Message<"mcr.v1.Manifest"> & {
   /**
    * @generated from field: string digest = 1;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: string media_type = 2;
    */
-  mediaType: string
+  mediaType: string;
 
   /**
    * @generated from field: string artifact_type = 3;
    */
-  artifactType: string
+  artifactType: string;
 
   /**
    * @generated from field: string subject = 4;
    */
-  subject: string
+  subject: string;
 
   /**
    * @generated from field: int64 size = 5;
    */
-  size: bigint
+  size: bigint;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 6;
    */
-  createdAt?: Timestamp | undefined
-}
+  createdAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.Manifest.
  * Use `create(ManifestSchema)` to create a new message.
  */
-export const ManifestSchema: GenMessage<Manifest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 2)
+export const ManifestSchema: GenMessage<Manifest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 2);
 
 /**
  * @generated from message mcr.v1.ListRepositoriesRequest
  */
-export type ListRepositoriesRequest = Message<'mcr.v1.ListRepositoriesRequest'> & {
+export type ListRepositoriesRequest = Message<"mcr.v1.ListRepositoriesRequest"> & {
   /**
    * @generated from field: int32 n = 1;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 2;
    */
-  after: string
+  after: string;
 
   /**
    * @generated from field: int32 offset = 3;
    */
-  offset: number
-}
+  offset: number;
+};
 
 /**
  * Describes the message mcr.v1.ListRepositoriesRequest.
  * Use `create(ListRepositoriesRequestSchema)` to create a new message.
  */
-export const ListRepositoriesRequestSchema: GenMessage<ListRepositoriesRequest> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 3)
+export const ListRepositoriesRequestSchema: GenMessage<ListRepositoriesRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 3);
 
 /**
  * @generated from message mcr.v1.ListRepositoriesResponse
  */
-export type ListRepositoriesResponse = Message<'mcr.v1.ListRepositoriesResponse'> & {
+export type ListRepositoriesResponse = Message<"mcr.v1.ListRepositoriesResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Repository repositories = 1;
    */
-  repositories: Repository[]
+  repositories: Repository[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListRepositoriesResponse.
  * Use `create(ListRepositoriesResponseSchema)` to create a new message.
  */
-export const ListRepositoriesResponseSchema: GenMessage<ListRepositoriesResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 4)
+export const ListRepositoriesResponseSchema: GenMessage<ListRepositoriesResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 4);
 
 /**
  * @generated from message mcr.v1.GetRepositoryRequest
  */
-export type GetRepositoryRequest = Message<'mcr.v1.GetRepositoryRequest'> & {
+export type GetRepositoryRequest = Message<"mcr.v1.GetRepositoryRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
-}
+  repository: string;
+};
 
 /**
  * Describes the message mcr.v1.GetRepositoryRequest.
  * Use `create(GetRepositoryRequestSchema)` to create a new message.
  */
-export const GetRepositoryRequestSchema: GenMessage<GetRepositoryRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 5)
+export const GetRepositoryRequestSchema: GenMessage<GetRepositoryRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 5);
 
 /**
  * @generated from message mcr.v1.GetRepositoryResponse
  */
-export type GetRepositoryResponse = Message<'mcr.v1.GetRepositoryResponse'> & {
+export type GetRepositoryResponse = Message<"mcr.v1.GetRepositoryResponse"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: int64 tag_count = 2;
    */
-  tagCount: bigint
+  tagCount: bigint;
 
   /**
    * @generated from field: int64 manifest_count = 3;
    */
-  manifestCount: bigint
+  manifestCount: bigint;
 
   /**
    * @generated from field: int64 size = 4;
    */
-  size: bigint
+  size: bigint;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 5;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * the first 1000 of each, by name and by age; more by their own lists
    *
    * @generated from field: repeated mcr.v1.Tag tags = 6;
    */
-  tags: Tag[]
+  tags: Tag[];
 
   /**
    * @generated from field: repeated mcr.v1.Manifest manifests = 7;
    */
-  manifests: Manifest[]
-}
+  manifests: Manifest[];
+};
 
 /**
  * Describes the message mcr.v1.GetRepositoryResponse.
  * Use `create(GetRepositoryResponseSchema)` to create a new message.
  */
-export const GetRepositoryResponseSchema: GenMessage<GetRepositoryResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 6)
+export const GetRepositoryResponseSchema: GenMessage<GetRepositoryResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 6);
 
 /**
  * @generated from message mcr.v1.DeleteRepositoryRequest
  */
-export type DeleteRepositoryRequest = Message<'mcr.v1.DeleteRepositoryRequest'> & {
+export type DeleteRepositoryRequest = Message<"mcr.v1.DeleteRepositoryRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
-}
+  repository: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteRepositoryRequest.
  * Use `create(DeleteRepositoryRequestSchema)` to create a new message.
  */
-export const DeleteRepositoryRequestSchema: GenMessage<DeleteRepositoryRequest> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 7)
+export const DeleteRepositoryRequestSchema: GenMessage<DeleteRepositoryRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 7);
 
 /**
  * @generated from message mcr.v1.DeleteRepositoryResponse
  */
-export type DeleteRepositoryResponse = Message<'mcr.v1.DeleteRepositoryResponse'> & {
+export type DeleteRepositoryResponse = Message<"mcr.v1.DeleteRepositoryResponse"> & {
   /**
    * @generated from field: int64 tags_deleted = 1;
    */
-  tagsDeleted: bigint
+  tagsDeleted: bigint;
 
   /**
    * @generated from field: int64 manifests_deleted = 2;
    */
-  manifestsDeleted: bigint
+  manifestsDeleted: bigint;
 
   /**
-   * bytes that no live manifest of any repository needs any more, and when they may go
+   * bytes that no live manifest of any repository needs any more
    *
    * @generated from field: int64 released = 3;
    */
-  released: bigint
-
-  /**
-   * @generated from field: google.protobuf.Timestamp free_after = 4;
-   */
-  freeAfter?: Timestamp | undefined
-}
+  released: bigint;
+};
 
 /**
  * Describes the message mcr.v1.DeleteRepositoryResponse.
  * Use `create(DeleteRepositoryResponseSchema)` to create a new message.
  */
-export const DeleteRepositoryResponseSchema: GenMessage<DeleteRepositoryResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 8)
+export const DeleteRepositoryResponseSchema: GenMessage<DeleteRepositoryResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 8);
 
 /**
  * @generated from message mcr.v1.ListTagsRequest
  */
-export type ListTagsRequest = Message<'mcr.v1.ListTagsRequest'> & {
+export type ListTagsRequest = Message<"mcr.v1.ListTagsRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: int32 n = 2;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 3;
    */
-  after: string
+  after: string;
 
   /**
    * @generated from field: int32 offset = 4;
    */
-  offset: number
-}
+  offset: number;
+};
 
 /**
  * Describes the message mcr.v1.ListTagsRequest.
  * Use `create(ListTagsRequestSchema)` to create a new message.
  */
-export const ListTagsRequestSchema: GenMessage<ListTagsRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 9)
+export const ListTagsRequestSchema: GenMessage<ListTagsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 9);
 
 /**
  * @generated from message mcr.v1.ListTagsResponse
  */
-export type ListTagsResponse = Message<'mcr.v1.ListTagsResponse'> & {
+export type ListTagsResponse = Message<"mcr.v1.ListTagsResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.Tag tags = 1;
    */
-  tags: Tag[]
+  tags: Tag[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListTagsResponse.
  * Use `create(ListTagsResponseSchema)` to create a new message.
  */
-export const ListTagsResponseSchema: GenMessage<ListTagsResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 10)
+export const ListTagsResponseSchema: GenMessage<ListTagsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 10);
 
 /**
  * @generated from message mcr.v1.GetTagRequest
  */
-export type GetTagRequest = Message<'mcr.v1.GetTagRequest'> & {
+export type GetTagRequest = Message<"mcr.v1.GetTagRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 2;
    */
-  tag: string
+  tag: string;
 
   /**
    * what the tag named then; absent: now
    *
    * @generated from field: google.protobuf.Timestamp at = 3;
    */
-  at?: Timestamp | undefined
-}
+  at?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GetTagRequest.
  * Use `create(GetTagRequestSchema)` to create a new message.
  */
-export const GetTagRequestSchema: GenMessage<GetTagRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 11)
+export const GetTagRequestSchema: GenMessage<GetTagRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 11);
 
 /**
  * @generated from message mcr.v1.GetTagResponse
  */
-export type GetTagResponse = Message<'mcr.v1.GetTagResponse'> & {
+export type GetTagResponse = Message<"mcr.v1.GetTagResponse"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string digest = 2;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: string media_type = 3;
    */
-  mediaType: string
+  mediaType: string;
 
   /**
    * @generated from field: int64 size = 4;
    */
-  size: bigint
+  size: bigint;
 
   /**
    * @generated from field: google.protobuf.Timestamp updated_at = 5;
    */
-  updatedAt?: Timestamp | undefined
-}
+  updatedAt?: Timestamp | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GetTagResponse.
  * Use `create(GetTagResponseSchema)` to create a new message.
  */
-export const GetTagResponseSchema: GenMessage<GetTagResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 12)
+export const GetTagResponseSchema: GenMessage<GetTagResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 12);
 
 /**
  * @generated from message mcr.v1.TagChange
  */
-export type TagChange = Message<'mcr.v1.TagChange'> & {
+export type TagChange = Message<"mcr.v1.TagChange"> & {
   /**
    * @generated from field: google.protobuf.Timestamp at = 1;
    */
-  at?: Timestamp | undefined
+  at?: Timestamp | undefined;
 
   /**
    * @generated from field: string old_digest = 2;
    */
-  oldDigest: string
+  oldDigest: string;
 
   /**
    * empty: the tag was deleted
    *
    * @generated from field: string new_digest = 3;
    */
-  newDigest: string
+  newDigest: string;
 
   /**
    * @generated from field: string event_id = 4;
    */
-  eventId: string
+  eventId: string;
 
   /**
    * @generated from field: string actor = 5;
    */
-  actor: string
+  actor: string;
 
   /**
    * @generated from field: string actor_name = 6;
    */
-  actorName: string
-}
+  actorName: string;
+};
 
 /**
  * Describes the message mcr.v1.TagChange.
  * Use `create(TagChangeSchema)` to create a new message.
  */
-export const TagChangeSchema: GenMessage<TagChange> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 13)
+export const TagChangeSchema: GenMessage<TagChange> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 13);
 
 /**
  * @generated from message mcr.v1.ListTagHistoryRequest
  */
-export type ListTagHistoryRequest = Message<'mcr.v1.ListTagHistoryRequest'> & {
+export type ListTagHistoryRequest = Message<"mcr.v1.ListTagHistoryRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 2;
    */
-  tag: string
+  tag: string;
 
   /**
    * @generated from field: int32 n = 3;
    */
-  n: number
+  n: number;
 
   /**
    * @generated from field: string after = 4;
    */
-  after: string
-}
+  after: string;
+};
 
 /**
  * Describes the message mcr.v1.ListTagHistoryRequest.
  * Use `create(ListTagHistoryRequestSchema)` to create a new message.
  */
-export const ListTagHistoryRequestSchema: GenMessage<ListTagHistoryRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 14)
+export const ListTagHistoryRequestSchema: GenMessage<ListTagHistoryRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 14);
 
 /**
  * @generated from message mcr.v1.ListTagHistoryResponse
  */
-export type ListTagHistoryResponse = Message<'mcr.v1.ListTagHistoryResponse'> & {
+export type ListTagHistoryResponse = Message<"mcr.v1.ListTagHistoryResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.TagChange changes = 1;
    */
-  changes: TagChange[]
+  changes: TagChange[];
 
   /**
    * @generated from field: string next = 2;
    */
-  next: string
-}
+  next: string;
+};
 
 /**
  * Describes the message mcr.v1.ListTagHistoryResponse.
  * Use `create(ListTagHistoryResponseSchema)` to create a new message.
  */
-export const ListTagHistoryResponseSchema: GenMessage<ListTagHistoryResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 15)
+export const ListTagHistoryResponseSchema: GenMessage<ListTagHistoryResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 15);
 
 /**
  * @generated from message mcr.v1.MoveTagRequest
  */
-export type MoveTagRequest = Message<'mcr.v1.MoveTagRequest'> & {
+export type MoveTagRequest = Message<"mcr.v1.MoveTagRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 2;
    */
-  tag: string
+  tag: string;
 
   /**
    * what the tag shall name: a digest or a tag of the same repository
    *
    * @generated from field: string to = 3;
    */
-  to: string
+  to: string;
 
   /**
    * only if the tag names this now
    *
    * @generated from field: string if_digest = 4;
    */
-  ifDigest: string
-}
+  ifDigest: string;
+};
 
 /**
  * Describes the message mcr.v1.MoveTagRequest.
  * Use `create(MoveTagRequestSchema)` to create a new message.
  */
-export const MoveTagRequestSchema: GenMessage<MoveTagRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 16)
+export const MoveTagRequestSchema: GenMessage<MoveTagRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 16);
 
 /**
  * @generated from message mcr.v1.MoveTagResponse
  */
-export type MoveTagResponse = Message<'mcr.v1.MoveTagResponse'> & {
+export type MoveTagResponse = Message<"mcr.v1.MoveTagResponse"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string digest = 2;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: string old_digest = 3;
    */
-  oldDigest: string
-}
+  oldDigest: string;
+};
 
 /**
  * Describes the message mcr.v1.MoveTagResponse.
  * Use `create(MoveTagResponseSchema)` to create a new message.
  */
-export const MoveTagResponseSchema: GenMessage<MoveTagResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 17)
+export const MoveTagResponseSchema: GenMessage<MoveTagResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 17);
 
 /**
  * @generated from message mcr.v1.DeleteTagRequest
  */
-export type DeleteTagRequest = Message<'mcr.v1.DeleteTagRequest'> & {
+export type DeleteTagRequest = Message<"mcr.v1.DeleteTagRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 2;
    */
-  tag: string
+  tag: string;
 
   /**
    * @generated from field: string if_digest = 3;
    */
-  ifDigest: string
-}
+  ifDigest: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteTagRequest.
  * Use `create(DeleteTagRequestSchema)` to create a new message.
  */
-export const DeleteTagRequestSchema: GenMessage<DeleteTagRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 18)
+export const DeleteTagRequestSchema: GenMessage<DeleteTagRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 18);
 
 /**
  * @generated from message mcr.v1.DeleteTagResponse
  */
-export type DeleteTagResponse = Message<'mcr.v1.DeleteTagResponse'> & {
+export type DeleteTagResponse = Message<"mcr.v1.DeleteTagResponse"> & {
   /**
    * @generated from field: string name = 1;
    */
-  name: string
+  name: string;
 
   /**
    * @generated from field: string digest = 2;
    */
-  digest: string
-}
+  digest: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteTagResponse.
  * Use `create(DeleteTagResponseSchema)` to create a new message.
  */
-export const DeleteTagResponseSchema: GenMessage<DeleteTagResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 19)
+export const DeleteTagResponseSchema: GenMessage<DeleteTagResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 19);
 
 /**
  * @generated from message mcr.v1.GetManifestRequest
  */
-export type GetManifestRequest = Message<'mcr.v1.GetManifestRequest'> & {
+export type GetManifestRequest = Message<"mcr.v1.GetManifestRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * a tag or a digest
    *
    * @generated from field: string reference = 2;
    */
-  reference: string
-}
+  reference: string;
+};
 
 /**
  * Describes the message mcr.v1.GetManifestRequest.
  * Use `create(GetManifestRequestSchema)` to create a new message.
  */
-export const GetManifestRequestSchema: GenMessage<GetManifestRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 20)
+export const GetManifestRequestSchema: GenMessage<GetManifestRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 20);
 
 /**
  * @generated from message mcr.v1.GetManifestResponse
  */
-export type GetManifestResponse = Message<'mcr.v1.GetManifestResponse'> & {
+export type GetManifestResponse = Message<"mcr.v1.GetManifestResponse"> & {
   /**
    * @generated from field: string digest = 1;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: string media_type = 2;
    */
-  mediaType: string
+  mediaType: string;
 
   /**
    * @generated from field: string artifact_type = 3;
    */
-  artifactType: string
+  artifactType: string;
 
   /**
    * @generated from field: string subject = 4;
    */
-  subject: string
+  subject: string;
 
   /**
    * @generated from field: int64 size = 5;
    */
-  size: bigint
+  size: bigint;
 
   /**
    * @generated from field: google.protobuf.Timestamp created_at = 6;
    */
-  createdAt?: Timestamp | undefined
+  createdAt?: Timestamp | undefined;
 
   /**
    * @generated from field: repeated string tags = 7;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * the manifest as it was pushed
    *
    * @generated from field: string content = 8;
    */
-  content: string
-}
+  content: string;
+};
 
 /**
  * Describes the message mcr.v1.GetManifestResponse.
  * Use `create(GetManifestResponseSchema)` to create a new message.
  */
-export const GetManifestResponseSchema: GenMessage<GetManifestResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 21)
+export const GetManifestResponseSchema: GenMessage<GetManifestResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 21);
 
 /**
  * @generated from message mcr.v1.DeleteManifestRequest
  */
-export type DeleteManifestRequest = Message<'mcr.v1.DeleteManifestRequest'> & {
+export type DeleteManifestRequest = Message<"mcr.v1.DeleteManifestRequest"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string digest = 2;
    */
-  digest: string
-}
+  digest: string;
+};
 
 /**
  * Describes the message mcr.v1.DeleteManifestRequest.
  * Use `create(DeleteManifestRequestSchema)` to create a new message.
  */
-export const DeleteManifestRequestSchema: GenMessage<DeleteManifestRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 22)
+export const DeleteManifestRequestSchema: GenMessage<DeleteManifestRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 22);
 
 /**
  * @generated from message mcr.v1.DeleteManifestResponse
  */
-export type DeleteManifestResponse = Message<'mcr.v1.DeleteManifestResponse'> & {
+export type DeleteManifestResponse = Message<"mcr.v1.DeleteManifestResponse"> & {
   /**
    * @generated from field: string digest = 1;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: repeated string tags = 2;
    */
-  tags: string[]
+  tags: string[];
 
   /**
    * @generated from field: int64 released = 3;
    */
-  released: bigint
-
-  /**
-   * @generated from field: google.protobuf.Timestamp free_after = 4;
-   */
-  freeAfter?: Timestamp | undefined
-}
+  released: bigint;
+};
 
 /**
  * Describes the message mcr.v1.DeleteManifestResponse.
  * Use `create(DeleteManifestResponseSchema)` to create a new message.
  */
-export const DeleteManifestResponseSchema: GenMessage<DeleteManifestResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 23)
+export const DeleteManifestResponseSchema: GenMessage<DeleteManifestResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 23);
 
 /**
  * @generated from message mcr.v1.PurgeRequest
  */
-export type PurgeRequest = Message<'mcr.v1.PurgeRequest'> & {
+export type PurgeRequest = Message<"mcr.v1.PurgeRequest"> & {
   /**
    * globs; empty is every repository the caller may delete from
    *
    * @generated from field: repeated string repositories = 1;
    */
-  repositories: string[]
+  repositories: string[];
 
   /**
    * newest tags of a repository that stay
    *
    * @generated from field: int32 keep = 2;
    */
-  keep: number
+  keep: number;
 
   /**
    * only tags not updated for this long, such as 30d
    *
    * @generated from field: string older_than = 3;
    */
-  olderThan: string
+  olderThan: string;
 
   /**
    * @generated from field: bool dry_run = 4;
    */
-  dryRun: boolean
+  dryRun: boolean;
 
   /**
    * count and delete `latest` like any other tag
    *
    * @generated from field: bool include_latest = 5;
    */
-  includeLatest: boolean
-}
+  includeLatest: boolean;
+};
 
 /**
  * Describes the message mcr.v1.PurgeRequest.
  * Use `create(PurgeRequestSchema)` to create a new message.
  */
-export const PurgeRequestSchema: GenMessage<PurgeRequest> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 24)
+export const PurgeRequestSchema: GenMessage<PurgeRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 24);
 
 /**
  * @generated from message mcr.v1.PurgedTag
  */
-export type PurgedTag = Message<'mcr.v1.PurgedTag'> & {
+export type PurgedTag = Message<"mcr.v1.PurgedTag"> & {
   /**
    * @generated from field: string repository = 1;
    */
-  repository: string
+  repository: string;
 
   /**
    * @generated from field: string tag = 2;
    */
-  tag: string
+  tag: string;
 
   /**
    * @generated from field: string digest = 3;
    */
-  digest: string
+  digest: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp updated_at = 4;
    */
-  updatedAt?: Timestamp | undefined
+  updatedAt?: Timestamp | undefined;
 
   /**
    * why it stays all the same, such as a rule
    *
    * @generated from field: string kept = 5;
    */
-  kept: string
-}
+  kept: string;
+};
 
 /**
  * Describes the message mcr.v1.PurgedTag.
  * Use `create(PurgedTagSchema)` to create a new message.
  */
-export const PurgedTagSchema: GenMessage<PurgedTag> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 25)
+export const PurgedTagSchema: GenMessage<PurgedTag> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 25);
 
 /**
  * @generated from message mcr.v1.PurgeResponse
  */
-export type PurgeResponse = Message<'mcr.v1.PurgeResponse'> & {
+export type PurgeResponse = Message<"mcr.v1.PurgeResponse"> & {
   /**
    * @generated from field: repeated mcr.v1.PurgedTag tags = 1;
    */
-  tags: PurgedTag[]
+  tags: PurgedTag[];
 
   /**
    * @generated from field: int32 deleted = 2;
    */
-  deleted: number
+  deleted: number;
 
   /**
    * @generated from field: int32 kept = 3;
    */
-  kept: number
+  kept: number;
 
   /**
    * @generated from field: bool dry_run = 4;
    */
-  dryRun: boolean
-}
+  dryRun: boolean;
+};
 
 /**
  * Describes the message mcr.v1.PurgeResponse.
  * Use `create(PurgeResponseSchema)` to create a new message.
  */
-export const PurgeResponseSchema: GenMessage<PurgeResponse> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 26)
+export const PurgeResponseSchema: GenMessage<PurgeResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 26);
 
 /**
  * @generated from message mcr.v1.RunGarbageCollectionRequest
  */
-export type RunGarbageCollectionRequest = Message<'mcr.v1.RunGarbageCollectionRequest'> & {
+export type RunGarbageCollectionRequest = Message<"mcr.v1.RunGarbageCollectionRequest"> & {
   /**
    * say what would go, and let it stay
    *
    * @generated from field: bool dry_run = 1;
    */
-  dryRun: boolean
+  dryRun: boolean;
 
   /**
    * skip the window and the quarantine, never the leases
    *
    * @generated from field: bool now = 2;
    */
-  now: boolean
+  now: boolean;
 
   /**
    * wait for the end instead of answering at once
    *
    * @generated from field: bool wait = 3;
    */
-  wait: boolean
-}
+  wait: boolean;
+};
 
 /**
  * Describes the message mcr.v1.RunGarbageCollectionRequest.
  * Use `create(RunGarbageCollectionRequestSchema)` to create a new message.
  */
-export const RunGarbageCollectionRequestSchema: GenMessage<RunGarbageCollectionRequest> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 27)
+export const RunGarbageCollectionRequestSchema: GenMessage<RunGarbageCollectionRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 27);
 
 /**
  * @generated from message mcr.v1.RunGarbageCollectionResponse
  */
-export type RunGarbageCollectionResponse = Message<'mcr.v1.RunGarbageCollectionResponse'> & {
+export type RunGarbageCollectionResponse = Message<"mcr.v1.RunGarbageCollectionResponse"> & {
   /**
    * @generated from field: string id = 1;
    */
-  id: string
+  id: string;
 
   /**
    * @generated from field: mcr.v1.GarbageCollection run = 2;
    */
-  run?: GarbageCollection | undefined
-}
+  run?: GarbageCollection | undefined;
+};
 
 /**
  * Describes the message mcr.v1.RunGarbageCollectionResponse.
  * Use `create(RunGarbageCollectionResponseSchema)` to create a new message.
  */
-export const RunGarbageCollectionResponseSchema: GenMessage<RunGarbageCollectionResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 28)
+export const RunGarbageCollectionResponseSchema: GenMessage<RunGarbageCollectionResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 28);
 
 /**
  * @generated from message mcr.v1.GetGarbageCollectionStatusRequest
  */
-export type GetGarbageCollectionStatusRequest = Message<'mcr.v1.GetGarbageCollectionStatusRequest'> & {}
+export type GetGarbageCollectionStatusRequest = Message<"mcr.v1.GetGarbageCollectionStatusRequest"> & {
+};
 
 /**
  * Describes the message mcr.v1.GetGarbageCollectionStatusRequest.
  * Use `create(GetGarbageCollectionStatusRequestSchema)` to create a new message.
  */
-export const GetGarbageCollectionStatusRequestSchema: GenMessage<GetGarbageCollectionStatusRequest> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 29)
+export const GetGarbageCollectionStatusRequestSchema: GenMessage<GetGarbageCollectionStatusRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 29);
 
 /**
  * @generated from message mcr.v1.GetGarbageCollectionStatusResponse
  */
-export type GetGarbageCollectionStatusResponse = Message<'mcr.v1.GetGarbageCollectionStatusResponse'> & {
+export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageCollectionStatusResponse"> & {
   /**
    * @generated from field: bool running = 1;
    */
-  running: boolean
+  running: boolean;
 
   /**
    * @generated from field: mcr.v1.GarbageCollection last_run = 2;
    */
-  lastRun?: GarbageCollection | undefined
-}
+  lastRun?: GarbageCollection | undefined;
+};
 
 /**
  * Describes the message mcr.v1.GetGarbageCollectionStatusResponse.
  * Use `create(GetGarbageCollectionStatusResponseSchema)` to create a new message.
  */
-export const GetGarbageCollectionStatusResponseSchema: GenMessage<GetGarbageCollectionStatusResponse> =
-  /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 30)
+export const GetGarbageCollectionStatusResponseSchema: GenMessage<GetGarbageCollectionStatusResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 30);
 
 /**
  * @generated from message mcr.v1.GarbageCollection
  */
-export type GarbageCollection = Message<'mcr.v1.GarbageCollection'> & {
+export type GarbageCollection = Message<"mcr.v1.GarbageCollection"> & {
   /**
    * @generated from field: string id = 1;
    */
-  id: string
+  id: string;
 
   /**
    * @generated from field: google.protobuf.Timestamp started_at = 2;
    */
-  startedAt?: Timestamp | undefined
+  startedAt?: Timestamp | undefined;
 
   /**
    * @generated from field: google.protobuf.Timestamp completed_at = 3;
    */
-  completedAt?: Timestamp | undefined
+  completedAt?: Timestamp | undefined;
 
   /**
    * @generated from field: bool dry_run = 4;
    */
-  dryRun: boolean
+  dryRun: boolean;
 
   /**
    * @generated from field: int64 manifests_removed = 5;
    */
-  manifestsRemoved: bigint
+  manifestsRemoved: bigint;
 
   /**
    * @generated from field: int64 links_removed = 6;
    */
-  linksRemoved: bigint
+  linksRemoved: bigint;
 
   /**
    * @generated from field: int64 blobs_removed = 7;
    */
-  blobsRemoved: bigint
+  blobsRemoved: bigint;
 
   /**
    * @generated from field: int64 bytes_freed = 8;
    */
-  bytesFreed: bigint
+  bytesFreed: bigint;
 
   /**
    * why it ended early; empty: it did not
    *
    * @generated from field: string error = 9;
    */
-  error: string
-}
+  error: string;
+};
 
 /**
  * Describes the message mcr.v1.GarbageCollection.
  * Use `create(GarbageCollectionSchema)` to create a new message.
  */
-export const GarbageCollectionSchema: GenMessage<GarbageCollection> = /*@__PURE__*/ messageDesc(file_mcr_v1_registry, 31)
+export const GarbageCollectionSchema: GenMessage<GarbageCollection> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 31);
 
 /**
  * Repositories, tags and manifests, and what frees their space.
@@ -1016,104 +1015,106 @@ export const RegistryService: GenService<{
    * @generated from rpc mcr.v1.RegistryService.ListRepositories
    */
   listRepositories: {
-    methodKind: 'unary'
-    input: typeof ListRepositoriesRequestSchema
-    output: typeof ListRepositoriesResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListRepositoriesRequestSchema;
+    output: typeof ListRepositoriesResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.GetRepository
    */
   getRepository: {
-    methodKind: 'unary'
-    input: typeof GetRepositoryRequestSchema
-    output: typeof GetRepositoryResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetRepositoryRequestSchema;
+    output: typeof GetRepositoryResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.DeleteRepository
    */
   deleteRepository: {
-    methodKind: 'unary'
-    input: typeof DeleteRepositoryRequestSchema
-    output: typeof DeleteRepositoryResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteRepositoryRequestSchema;
+    output: typeof DeleteRepositoryResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.ListTags
    */
   listTags: {
-    methodKind: 'unary'
-    input: typeof ListTagsRequestSchema
-    output: typeof ListTagsResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListTagsRequestSchema;
+    output: typeof ListTagsResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.GetTag
    */
   getTag: {
-    methodKind: 'unary'
-    input: typeof GetTagRequestSchema
-    output: typeof GetTagResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetTagRequestSchema;
+    output: typeof GetTagResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.ListTagHistory
    */
   listTagHistory: {
-    methodKind: 'unary'
-    input: typeof ListTagHistoryRequestSchema
-    output: typeof ListTagHistoryResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof ListTagHistoryRequestSchema;
+    output: typeof ListTagHistoryResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.MoveTag
    */
   moveTag: {
-    methodKind: 'unary'
-    input: typeof MoveTagRequestSchema
-    output: typeof MoveTagResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof MoveTagRequestSchema;
+    output: typeof MoveTagResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.DeleteTag
    */
   deleteTag: {
-    methodKind: 'unary'
-    input: typeof DeleteTagRequestSchema
-    output: typeof DeleteTagResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteTagRequestSchema;
+    output: typeof DeleteTagResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.GetManifest
    */
   getManifest: {
-    methodKind: 'unary'
-    input: typeof GetManifestRequestSchema
-    output: typeof GetManifestResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof GetManifestRequestSchema;
+    output: typeof GetManifestResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.DeleteManifest
    */
   deleteManifest: {
-    methodKind: 'unary'
-    input: typeof DeleteManifestRequestSchema
-    output: typeof DeleteManifestResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof DeleteManifestRequestSchema;
+    output: typeof DeleteManifestResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.Purge
    */
   purge: {
-    methodKind: 'unary'
-    input: typeof PurgeRequestSchema
-    output: typeof PurgeResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof PurgeRequestSchema;
+    output: typeof PurgeResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.RunGarbageCollection
    */
   runGarbageCollection: {
-    methodKind: 'unary'
-    input: typeof RunGarbageCollectionRequestSchema
-    output: typeof RunGarbageCollectionResponseSchema
-  }
+    methodKind: "unary";
+    input: typeof RunGarbageCollectionRequestSchema;
+    output: typeof RunGarbageCollectionResponseSchema;
+  },
   /**
    * @generated from rpc mcr.v1.RegistryService.GetGarbageCollectionStatus
    */
   getGarbageCollectionStatus: {
-    methodKind: 'unary'
-    input: typeof GetGarbageCollectionStatusRequestSchema
-    output: typeof GetGarbageCollectionStatusResponseSchema
-  }
-}> = /*@__PURE__*/ serviceDesc(file_mcr_v1_registry, 0)
+    methodKind: "unary";
+    input: typeof GetGarbageCollectionStatusRequestSchema;
+    output: typeof GetGarbageCollectionStatusResponseSchema;
+  },
+}> = /*@__PURE__*/
+  serviceDesc(file_mcr_v1_registry, 0);
+

@@ -1,0 +1,6 @@
+import { restEndpoints } from '../../lib/admin/rest.ts'
+import { systemOperations } from '../../lib/admin/system.ts'
+import { handler } from '../../lib/http/mount.ts'
+
+/** How the registry is: health, status, keys. */
+export default handler(...restEndpoints(systemOperations))

@@ -1,0 +1,29 @@
+import { accountOperations } from './accounts.ts'
+import { auditOperations } from './audit.ts'
+import { loginOperations } from './logins.ts'
+import type { Operation } from './operation.ts'
+import { policyOperations } from './policy.ts'
+import { policyQuestions } from './policy-questions.ts'
+import { purgeOperations } from './purge.ts'
+import { repositoryOperations } from './repositories.ts'
+import { robotOperations } from './robots.ts'
+import { roleOperations } from './roles.ts'
+import { systemOperations } from './system.ts'
+import { tagOperations } from './tags.ts'
+import { tokenOperations } from './tokens.ts'
+
+/** Everything the administration can do. REST, RPC, the command line and their documents are made of this table. */
+export const operations: readonly Operation[] = [
+  ...systemOperations,
+  ...loginOperations,
+  ...tagOperations,
+  ...repositoryOperations,
+  ...purgeOperations,
+  ...policyOperations,
+  ...policyQuestions,
+  ...auditOperations,
+  ...accountOperations,
+  ...roleOperations,
+  ...tokenOperations,
+  ...robotOperations,
+]

@@ -1,0 +1,110 @@
+import { hex } from '../auth/secrets.ts'
+import type { Sql } from '../metadata/sql.ts'
+import { chainHash, genesis, type JournalEntry, payloadHashOf, type Sha256 } from './chain.ts'
+import { type Checkpoint, type CheckpointLine, checkSignature, parseCheckpointLines } from './checkpoint.ts'
+
+export interface JournalReport {
+  ok: boolean
+  entries: number
+  firstSeq: number
+  lastSeq: number
+  checkpoints: number
+  dropped: number
+  problems: { seq: number; what: string }[]
+  /** the newest hash in hex */
+  head: string
+}
+
+interface Row extends Record<string, unknown> {
+  seq: number
+  payloadHash: Uint8Array
+  hash: Uint8Array
+  dropped: number
+}
+
+const batch = 2_000
+const problemsMost = 100
+
+/**
+ * Walks the whole chain: every entry says what its hash says, no number is missing, every hash follows from the one before, every
+ * signed checkpoint fits, those kept here and those that `lines` of the log bring from outside (which a holder of the database alone
+ * cannot have changed). Needs the database only. Shape: what was found; an edited, removed or inserted row is a problem with its number.
+ */
+export async function verifyJournal(sql: Sql, sha256: Sha256, lines = ''): Promise<JournalReport> {
+  const report: JournalReport = {
+    ok: true,
+    entries: 0,
+    firstSeq: 0,
+    lastSeq: 0,
+    checkpoints: 0,
+    dropped: 0,
+    problems: [],
+    head: '',
+  }
+  const problem = (seq: number, what: string) => {
+    report.ok = false
+    if (report.problems.length < problemsMost) report.problems.push({ seq, what })
+  }
+  const kept = await sql.all<Checkpoint>(`SELECT seq, hash, at, kid, signature FROM journal_checkpoints ORDER BY seq`)
+  const signed = new Map<number, Uint8Array[]>()
+  const outside = parseCheckpointLines(lines)
+  if (lines.trim() !== '' && outside.length === 0) problem(0, 'the checkpoints given hold none that can be read')
+  for (const checkpoint of [...kept, ...outside]) {
+    if (!(await checkSignature(sql, checkpoint))) problem(checkpoint.seq, 'a checkpoint whose signature is wrong')
+    else signed.set(checkpoint.seq, [...(signed.get(checkpoint.seq) ?? []), checkpoint.hash])
+  }
+  report.checkpoints = kept.length + outside.length
+
+  let hash: Uint8Array | undefined
+  let expected: number | undefined
+  for (let after = 0; ; ) {
+    const rows = await sql.all<Row>(
+      `SELECT seq, id, at, type, actor, address, repository, digest, tag, detail, count, payload_hash AS payloadHash, hash, dropped
+       FROM journal WHERE seq > ? ORDER BY seq LIMIT ${batch}`,
+      [after],
+    )
+    for (const row of rows) {
+      if (expected === undefined) {
+        report.firstSeq = row.seq
+        hash = firstHash(row.seq, kept, problem)
+      } else if (row.seq !== expected) problem(expected, `entries ${expected} to ${row.seq - 1} are missing`)
+      expected = row.seq + 1
+      report.entries++
+      if (row.dropped) report.dropped++
+      else if (!same(payloadHashOf(row as unknown as JournalEntry, sha256), row.payloadHash))
+        problem(row.seq, 'the entry was edited')
+      if (hash && !same(chainHash(hash, row.seq, row.payloadHash, sha256), row.hash))
+        problem(row.seq, 'the hash does not follow from the one before')
+      for (const anchor of signed.get(row.seq) ?? [])
+        if (!same(anchor, row.hash)) problem(row.seq, 'a signed checkpoint says another hash')
+      hash = row.hash
+    }
+    after = rows.at(-1)?.seq ?? after
+    if (rows.length < batch) break
+  }
+  report.lastSeq = (expected ?? 1) - 1
+  report.head = hash ? hex(hash) : ''
+  for (const seq of signed.keys()) if (seq > report.lastSeq) problem(seq, `entries up to ${seq} were signed and are missing`)
+  for (const { seq } of outside as CheckpointLine[])
+    if (seq < report.firstSeq - 1 && !kept.some((own) => own.seq <= report.firstSeq - 1)) problem(seq, 'older than the journal')
+  const [counter] = await sql.all<{ seq: number }>(`SELECT seq FROM sqlite_sequence WHERE name = 'journal'`)
+  if ((counter?.seq ?? 0) > report.lastSeq)
+    problem(report.lastSeq + 1, `entries up to ${counter?.seq} were written and are missing`)
+  return report
+}
+
+/** What the first entry there is must follow: nothing, or the signed checkpoint that retention left in place of older ones. */
+function firstHash(
+  seq: number,
+  kept: readonly Checkpoint[],
+  problem: (seq: number, what: string) => void,
+): Uint8Array | undefined {
+  if (seq === 1) return genesis
+  const base = kept.find((checkpoint) => checkpoint.seq === seq - 1)
+  if (!base) problem(seq, `entries up to ${seq - 1} are missing, and no signed checkpoint stands for them`)
+  return base?.hash
+}
+
+function same(a: Uint8Array, b: Uint8Array): boolean {
+  return a.length === b.length && a.every((byte, index) => byte === b[index])
+}
