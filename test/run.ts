@@ -3,19 +3,21 @@ import { spawnSync } from 'node:child_process'
 import { globSync } from 'node:fs'
 
 const node = process.execPath
+/** A test that hangs is a failure after this, not a gate that never answers. */
+const bounds = ['--test', '--test-timeout=180000', '--test-force-exit']
 const tests = (...patterns: string[]) => patterns.flatMap((pattern) => globSync(pattern)).sort()
 const phases: [name: string, command: string, args: string[], env?: Record<string, string>][] = [
   ['lint', 'node_modules/.bin/biome', ['check', '.']],
   ['types', 'node_modules/.bin/tsc', ['-p', 'tsconfig.json']],
   ['types without Node', 'node_modules/.bin/tsc', ['-p', 'tsconfig.lib.json']],
   ['build', node, ['esbuild.config.mjs']],
-  ['unit', node, ['--test', ...tests('test/*.test.ts', 'test/unit/**/*.test.ts', 'test/property/**/*.test.ts')]],
-  ['contract', node, ['--test', ...tests('test/contract/**/*.test.ts')]],
-  ['protocol', node, ['--test', ...tests('test/protocol/**/*.test.ts')]],
+  ['unit', node, [...bounds, ...tests('test/*.test.ts', 'test/unit/**/*.test.ts', 'test/property/**/*.test.ts')]],
+  ['contract', node, [...bounds, ...tests('test/contract/**/*.test.ts')]],
+  ['protocol', node, [...bounds, ...tests('test/protocol/**/*.test.ts')]],
   [
     'protocol, three processes',
     node,
-    ['--test', ...tests('test/protocol/{upload,manifest,blob,listing,routing}.test.ts')],
+    [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing}.test.ts')],
     { MCR_TEST_PROCESSES: '3' },
   ],
   ['conformance', node, ['test/conformance/run.ts']],
@@ -29,7 +31,7 @@ for (const [name, command, args, env] of phases) {
   if (wanted.length > 0 && !wanted.includes(name.split(',')[0] as string)) continue
   console.log(`\n── ${name}`)
   const started = Date.now()
-  if (args.length === 1 && args[0] === '--test') continue
+  if (args.length === bounds.length && args[0] === '--test') continue
   const { status, signal } = spawnSync(command, args, { stdio: 'inherit', env: { ...process.env, ...env } })
   times.push(`${name} ${Math.round((Date.now() - started) / 1000)} s`)
   if (status !== 0) {

@@ -4,7 +4,7 @@ import { AdminService } from '../../lib/admin/gen/mcr/v1/admin_pb.ts'
 import { fromRest, toRest } from '../../lib/admin/json.ts'
 import type { Operation } from '../../lib/admin/operation.ts'
 import { askSecret } from './ask.ts'
-import { type OpenSession, runOperation } from './operations.ts'
+import type { OpenSession } from './operations.ts'
 
 const find = (method: { name: string }): Operation =>
   accountOperations.find((operation) => operation.method.name === method.name) as Operation
@@ -26,7 +26,12 @@ export function addAccountCommands(account: Command, open: OpenSession): void {
       .action(async (name: string, options: { role?: string[]; system?: true; generate?: true; passwordStdin?: true }) => {
         const password = options.generate ? '' : await askPassword(options)
         const input = { name, roles: options.role ?? [], account_type: options.system ? 'system' : 'human', password }
-        await runOperation(create, fromRest(create.method.input, input), open)
+        await say(
+          create,
+          input,
+          open,
+          ({ account_type: kind, roles }) => `added ${name} (${[kind, ...(roles as string[])].join(', ')})`,
+        )
       }),
   )
   account.addCommand(
@@ -37,10 +42,11 @@ export function addAccountCommands(account: Command, open: OpenSession): void {
       .option('--password-stdin', 'read the password from standard input')
       .action(async (name: string, options: { generate?: true; passwordStdin?: true }) => {
         const password = options.generate ? {} : { password: await askPassword(options) }
-        await runOperation(
+        await say(
           update,
-          fromRest(update.method.input, { account: name, generate_password: options.generate === true, ...password }),
+          { account: name, generate_password: options.generate === true, ...password },
           open,
+          () => `changed the password of ${name}`,
         )
       }),
   )
@@ -53,14 +59,7 @@ export function addAccountCommands(account: Command, open: OpenSession): void {
         .description(disabled ? 'refuse everything of an account, from the next request on' : 'let an account in again')
         .argument('<name>')
         .action(async (name: string) => {
-          const session = await open()
-          try {
-            const message = await session.transport.call(update, fromRest(update.method.input, { account: name, disabled }))
-            if (session.json) console.log(JSON.stringify(toRest(update.method.output, message), null, 2))
-            else console.log(`${word}d ${name}`)
-          } finally {
-            await session.close()
-          }
+          await say(update, { account: name, disabled }, open, () => `${word}d ${name}`)
         }),
     )
 }
@@ -69,4 +68,25 @@ async function askPassword(options: { passwordStdin?: true }): Promise<string> {
   const password = await askSecret('Password: ', { stdin: options.passwordStdin, insteadOf })
   if (password.length < 8) throw new Error('a password of at least 8 characters, please')
   return password
+}
+
+/** Asks, and says in a line what was done; a password that was made is shown once. */
+async function say(
+  operation: Operation,
+  input: Record<string, unknown>,
+  open: OpenSession,
+  what: (account: Record<string, unknown>) => string,
+): Promise<void> {
+  const session = await open()
+  try {
+    const message = await session.transport.call(operation, fromRest(operation.method.input, input))
+    const answer = toRest(operation.method.output, message)
+    if (session.json) console.log(JSON.stringify(answer, null, 2))
+    else {
+      console.log(what(answer.account as Record<string, unknown>))
+      if (answer.password) console.log(`password: ${answer.password}`)
+    }
+  } finally {
+    await session.close()
+  }
 }

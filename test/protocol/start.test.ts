@@ -118,15 +118,17 @@ test('accounts are kept by the command line while the registry runs', async () =
   assert.equal(added.status, 0, added.text)
   const first = /password: (\S+)/.exec(added.text)?.[1] as string
   assert.equal(await login('ci', first), 200)
-  assert.equal(mcr(['account', 'add', 'ci', '--generate'], env).status, 1)
-  assert.equal(mcr(['account', 'add', '../x', '--generate'], env).status, 1)
+  assert.equal(mcr(['account', 'add', 'ci', '--generate'], env).status, 5)
+  assert.equal(mcr(['account', 'add', '../x', '--generate'], env).status, 2)
   assert.equal(mcr(['account', 'passwd', 'ci', '--password-stdin'], env, 'a new password\n').status, 0)
   assert.equal(await login('ci', first), 401)
   assert.equal(await login('ci', 'a new password'), 200)
-  assert.equal(mcr(['account', 'passwd', 'nobody', '--generate'], env).status, 1)
-  const listed = JSON.parse(mcr(['account', 'list', '--json'], env).text) as { name: string; kind: string }[]
+  assert.equal(mcr(['account', 'passwd', 'nobody', '--generate'], env).status, 4)
+  const listed = JSON.parse(mcr(['account', 'list', '--json'], env).text) as {
+    accounts: { name: string; account_type: string }[]
+  }
   assert.deepEqual(
-    listed.map(({ name, kind }) => `${name} ${kind}`),
+    listed.accounts.map(({ name, account_type: kind }) => `${name} ${kind}`),
     ['admin human', 'ci system'],
   )
   await registry.remove()
