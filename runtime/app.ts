@@ -37,6 +37,8 @@ export interface Assets {
 export interface App {
   fetch: Handler['fetch']
   ctx: RegistryContext
+  /** Whether the handlers of this process are the administration's RPC. */
+  servesRpc: boolean
   logger: Logger
   metrics: Metrics
   database: Database
@@ -142,6 +144,7 @@ export async function createApp(
   let stopJobs: (() => Promise<void>) | undefined
   return {
     fetch: mount(handlers, assets.routes),
+    servesRpc: handlers.some(({ endpoints }) => endpoints.some(({ path }) => path.startsWith('/mcr.v1.'))),
     ctx,
     logger,
     metrics,

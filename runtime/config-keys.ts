@@ -52,8 +52,15 @@ export const keys = {
       help: 'Connections at a time from one address; loopback and proxies are exempt.',
     },
     min_body_rate: { kind: 'size', byDefault: '1KiB', help: 'Bytes a second that a request body must bring, over 60 seconds.' },
-    grpc_addr: { kind: 'listen', help: 'Reserved for gRPC on plain HTTP.', original: true },
-    admin_addr: { kind: 'listen', help: 'Reserved for a listener of its own for administration.' },
+    grpc_addr: {
+      kind: 'listen',
+      help: 'A port for gRPC. Needed on plain HTTP only: with TLS the main port has it too. $PORT_GRPC overrides the port.',
+      original: true,
+    },
+    admin_addr: {
+      kind: 'listen',
+      help: 'A listener of its own for /v1, RPC, /auth and /metrics, which the main one then does not have.',
+    },
     read_timeout: {
       kind: 'duration',
       byDefault: '0s',

@@ -16,6 +16,8 @@ export interface ConfigProblem {
 export interface Config {
   readonly server: {
     listenAddr: string
+    grpcAddr?: string
+    adminAddr?: string
     tlsCert?: string
     tlsKey?: string
     publicUrl?: string
@@ -77,11 +79,15 @@ export function loadConfig(options: {
       else values.set(id, value)
     }
   }
-  const port = options.env.PORT
-  if (port !== undefined && port !== '') {
-    if (/^[0-9]{1,5}$/.test(port))
-      values.set('server.listen_addr', `${String(values.get('server.listen_addr') ?? ':').replace(/:[0-9]*$/, '')}:${port}`)
-    else problems.push({ key: '$PORT', from: 'environment', value: port, expected: 'a port number' })
+  for (const [variable, key] of [
+    ['PORT', 'server.listen_addr'],
+    ['PORT_GRPC', 'server.grpc_addr'],
+  ] as const) {
+    const port = options.env[variable]
+    if (port === undefined || port === '') continue
+    const host = String(values.get(key) ?? values.get('server.listen_addr') ?? ':').replace(/:[0-9]*$/, '')
+    if (/^[0-9]{1,5}$/.test(port)) values.set(key, `${host}:${port}`)
+    else problems.push({ key: `$${variable}`, from: 'environment', value: port, expected: 'a port number' })
   }
   const config = assemble(values, problems, found)
   if (problems.length > 0) return { problems, file }
@@ -250,6 +256,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
   return {
     server: {
       listenAddr: text('server.listen_addr') ?? '',
+      grpcAddr: text('server.grpc_addr'),
+      adminAddr: text('server.admin_addr'),
       tlsCert: text('server.tls_cert'),
       tlsKey: text('server.tls_key'),
       publicUrl: text('server.public_url'),

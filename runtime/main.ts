@@ -4,6 +4,7 @@ import type { Handler } from '../lib/http/mount.ts'
 import { type App, type Assets, createApp } from './app.ts'
 import { runCli } from './cli/cli.ts'
 import type { Config } from './config.ts'
+import { createGrpc } from './grpc.ts'
 import { installFetch, type RunningServer, startServer } from './server.ts'
 
 export type HandlerLoaders = Readonly<Record<string, () => Promise<{ default: Handler }>>>
@@ -50,6 +51,9 @@ export async function startAppServer(app: App, config: Config): Promise<RunningS
   const { server } = config
   return await startServer({
     listen: server.listenAddr,
+    grpcListen: server.grpcAddr,
+    adminListen: server.adminAddr,
+    grpc: app.servesRpc ? createGrpc(app.ctx) : undefined,
     tls: server.tlsCert !== undefined && server.tlsKey !== undefined ? { cert: server.tlsCert, key: server.tlsKey } : undefined,
     trustedProxies: server.trustedProxies,
     publicUrl: server.publicUrl,
@@ -85,6 +89,8 @@ function greet(app: App, server: RunningServer, config: Config, assets: Assets, 
     event: 'listening',
     url: server.url,
     port: server.port,
+    grpc_port: server.grpcPort,
+    admin_port: server.adminPort,
     version: assets.version,
     root: config.storage.root,
   })

@@ -1,18 +1,14 @@
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
-import {
-  createSecureServer,
-  type Http2SecureServer,
-  type Http2ServerRequest,
-  type Http2ServerResponse,
-  type ServerHttp2Session,
-} from 'node:http2'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Http2SecureServer, Http2ServerRequest, Http2ServerResponse, ServerHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import * as fetchApi from '@whatwg-node/fetch'
-import { Headers as PonyfillHeaders, Request as PonyfillRequest, Response as PonyfillResponse } from '@whatwg-node/fetch'
+import { Request as PonyfillRequest, Response as PonyfillResponse } from '@whatwg-node/fetch'
 import { normalizeNodeRequest } from '@whatwg-node/server'
 import type { Exchange } from '../lib/context.ts'
 import { checkTarget, isHost } from '../lib/http/target.ts'
 import { isLoopback, networkMatcher, parseListen, plainAddress } from './addresses.ts'
+import { isGrpc } from './grpc.ts'
+import { type AnyServer, countSockets, limitSessions, makeServer, onClientError, type Part } from './listeners.ts'
 import { drainBody, refuse, send } from './respond.ts'
 import { currentStamp, isNameOf, type LoadedTls, loadTls, type TlsFiles } from './tls.ts'
 
@@ -34,6 +30,10 @@ export interface RequestEnd {
 export interface ServerOptions {
   /** `host:port`, or `unix:` and a path. */
   listen: string
+  /** A port of its own for gRPC, which plain HTTP/1.1 cannot share; the same forms. */
+  grpcListen?: string
+  /** A listener of its own for the administration, which then is nowhere else. */
+  adminListen?: string
   tls?: TlsFiles
   /** Networks whose X-Forwarded-* headers count. */
   trustedProxies: readonly string[]
@@ -42,6 +42,8 @@ export interface ServerOptions {
   limits: { connections: number; connectionsPerAddress: number }
   newId: () => string
   fetch: (request: Request, exchange: Exchange) => Promise<Response>
+  /** Answers gRPC by itself; absent where this process does not mount it. */
+  grpc?: (req: Req, res: Res, exchange: Exchange) => void
   onRequestEnd: (exchange: Exchange, end: RequestEnd) => void
   log: (event: { level: 'info' | 'warn' | 'error'; event: string; [field: string]: unknown }) => void
 }
@@ -49,18 +51,19 @@ export interface ServerOptions {
 export interface RunningServer {
   url: string
   port: number
+  grpcPort?: number
+  adminPort?: number
   /** Takes no new requests, lets running ones end for up to `ms`, then closes what is left. */
   drain(ms: number): Promise<void>
 }
 
-/** Puts the ponyfill's Request, Response and Headers in place of the native ones, which cost four times as much. Before handlers load. */
+/**
+ * Puts the ponyfill's Request and Response in place of the native ones, which cost four times as much. Before handlers load. Not its
+ * Headers: made of `{ 'A': '0' }` and then set as `a`, they hold both values, which breaks the trailers of gRPC.
+ */
 export function installFetch(): void {
-  Object.assign(globalThis, { Request: PonyfillRequest, Response: PonyfillResponse, Headers: PonyfillHeaders })
+  Object.assign(globalThis, { Request: PonyfillRequest, Response: PonyfillResponse })
 }
-
-const keepAliveMs = 95_000
-const headersMs = 10_000
-const headerBytes = 64 * 1024
 
 /**
  * Serves HTTP/1.1, and with a certificate HTTP/2 on the same port. Everything a client can send that the parser lets through is checked
@@ -68,42 +71,48 @@ const headerBytes = 64 * 1024
  * Errors: a plain Error where the address cannot be had, or where passwords would cross a network in the clear.
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const unixPath = options.listen.startsWith('unix:') ? options.listen.slice(5) : undefined
-  const address = unixPath === undefined ? parseListen(options.listen) : undefined
-  if (address && !options.tls && !isLoopback(address.host) && options.trustedProxies.length === 0)
-    throw new Error(
-      `plain HTTP on ${options.listen} would send passwords in the clear: set server.tls_cert and server.tls_key, start with --tls self-signed, or name the proxy in front in server.trusted_proxies`,
-    )
+  for (const listen of [options.listen, options.grpcListen, options.adminListen])
+    if (listen !== undefined) checkClear(listen, options)
   let tls = options.tls && loadTls(options.tls)
   const trusted = networkMatcher(options.trustedProxies)
   const state = { draining: false, active: 0 }
-  const listener = (req: Req, res: Res) => void serve(req, res, options, () => tls, trusted, state)
-
-  const server = tls ? secureServer(tls) : createServer({ maxHeaderSize: headerBytes, noDelay: true, requireHostHeader: false })
-  server.on('request', listener as never)
-  server.on('checkContinue', listener as never)
-  server.on('checkExpectation', listener as never)
-  server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
-  if ('requestTimeout' in server) {
-    const plain = server as Server
-    plain.requestTimeout = 0
-    plain.headersTimeout = headersMs
-    plain.keepAliveTimeout = keepAliveMs
-    plain.maxConnections = options.limits.connections
-    plain.maxRequestsPerSocket = 0
-  }
-  const sockets = countSockets(server, options)
+  const sockets = new Set<Socket>()
   const sessions = new Set<ServerHttp2Session>()
-  if (tls) limitSessions(server as Http2SecureServer, sessions)
-  const reload = options.tls && setInterval(() => reloadTls(), 5_000).unref()
+  const servers: AnyServer[] = []
 
+  async function open(listen: string, part: Part): Promise<number> {
+    const server = makeServer(tls, part)
+    servers.push(server)
+    const listener = (req: Req, res: Res) => void serve(req, res, options, () => tls, trusted, state, part)
+    server.on('request', listener as never)
+    server.on('checkContinue', listener as never)
+    server.on('checkExpectation', listener as never)
+    server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
+    countSockets(server, options, sockets)
+    limitSessions(server, sessions)
+    const address = listen.startsWith('unix:') ? undefined : parseListen(listen)
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      if (address) server.listen(address.port, address.host, () => resolve())
+      else server.listen(listen.slice(5), () => resolve())
+    })
+    const bound = server.address() as AddressInfo | string
+    return typeof bound === 'string' ? 0 : bound.port
+  }
+
+  const apart = options.adminListen === undefined ? 'all' : 'registry'
+  const port = await open(options.listen, apart)
+  const grpcPort = options.grpcListen === undefined ? undefined : await open(options.grpcListen, 'grpc')
+  const adminPort = options.adminListen === undefined ? undefined : await open(options.adminListen, 'admin')
+
+  const reload = options.tls && setInterval(() => reloadTls(), 5_000).unref()
   function reloadTls(): void {
     const files = options.tls as TlsFiles
     const stamp = currentStamp(files)
     if (stamp === undefined || stamp === tls?.stamp) return
     try {
       tls = loadTls(files)
-      ;(server as Http2SecureServer).setSecureContext(tls.context)
+      for (const server of servers) (server as Http2SecureServer).setSecureContext(tls.context)
       options.log({ level: 'info', event: 'tls_reloaded', cert: files.cert })
     } catch (error) {
       if (tls) tls = { ...tls, stamp }
@@ -117,30 +126,19 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     }
   }
 
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject)
-    if (unixPath !== undefined) server.listen(unixPath, () => resolve())
-    else server.listen(address?.port, address?.host, () => resolve())
-  })
-  const bound = server.address() as AddressInfo | string
-  const port = typeof bound === 'string' ? 0 : bound.port
-  const host = address
-    ? address.host === '0.0.0.0'
-      ? 'localhost'
-      : address.host.includes(':')
-        ? `[${address.host}]`
-        : address.host
-    : 'localhost'
-
   return {
-    url: options.publicUrl ?? `${tls ? 'https' : 'http'}://${host}:${port}`,
+    url: options.publicUrl ?? `${tls ? 'https' : 'http'}://${shownHost(options.listen)}:${port}`,
     port,
+    grpcPort,
+    adminPort,
     async drain(ms) {
       state.draining = true
       clearInterval(reload)
-      server.close()
+      for (const server of servers) {
+        server.close()
+        if ('closeIdleConnections' in server) (server as Server).closeIdleConnections()
+      }
       for (const session of sessions) session.close()
-      if ('closeIdleConnections' in server) (server as Server).closeIdleConnections()
       const deadline = Date.now() + ms
       while (state.active > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20))
       for (const session of sessions) session.destroy()
@@ -149,73 +147,19 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
 }
 
-function secureServer(tls: LoadedTls): Http2SecureServer {
-  return createSecureServer({
-    ...tls.context,
-    allowHTTP1: true,
-    // We refuse it ourselves, in the protocol's form.
-    requireHostHeader: false,
-    minVersion: 'TLSv1.2',
-    maxHeaderSize: headerBytes,
-    settings: { maxConcurrentStreams: 100, maxHeaderListSize: headerBytes },
-    // Rapid reset: a client may cancel 200 streams in ten seconds.
-    streamResetBurst: 200,
-    streamResetRate: 20,
-  } as never)
+/** Errors: a plain Error where passwords would cross a network in the clear. */
+function checkClear(listen: string, options: ServerOptions): void {
+  if (options.tls || listen.startsWith('unix:') || options.trustedProxies.length > 0) return
+  if (!isLoopback(parseListen(listen).host))
+    throw new Error(
+      `plain HTTP on ${listen} would send passwords in the clear: set server.tls_cert and server.tls_key, start with --tls self-signed, or name the proxy in front in server.trusted_proxies`,
+    )
 }
 
-function countSockets(server: Server | Http2SecureServer, options: ServerOptions): Set<Socket> {
-  const sockets = new Set<Socket>()
-  const perAddress = new Map<string, number>()
-  server.on('connection', (socket: Socket) => {
-    const address = plainAddress(socket.remoteAddress)
-    const count = (perAddress.get(address) ?? 0) + 1
-    const proxied = options.trustedProxies.length > 0 || isLoopback(address)
-    if (sockets.size >= options.limits.connections || (count > options.limits.connectionsPerAddress && !proxied)) {
-      socket.destroy()
-      return
-    }
-    sockets.add(socket)
-    perAddress.set(address, count)
-    socket.once('close', () => {
-      sockets.delete(socket)
-      const left = (perAddress.get(address) ?? 1) - 1
-      if (left > 0) perAddress.set(address, left)
-      else perAddress.delete(address)
-    })
-    // A connection that is reset is no news.
-    socket.on('error', () => undefined)
-  })
-  return sockets
-}
-
-function limitSessions(server: Http2SecureServer, sessions: Set<ServerHttp2Session>): void {
-  server.on('session', (session: ServerHttp2Session) => {
-    sessions.add(session)
-    session.setTimeout(keepAliveMs, () => session.close())
-    session.on('error', () => session.destroy())
-    session.once('close', () => sessions.delete(session))
-  })
-  server.on('sessionError', () => undefined)
-  server.on('tlsClientError', () => undefined)
-}
-
-/** What Node's parser refused, in the protocol's form. */
-function onClientError(error: Error & { code?: string }, socket: Socket): void {
-  if (!socket.writable || error.code === 'ECONNRESET') {
-    socket.destroy()
-    return
-  }
-  const [status, text] =
-    error.code === 'HPE_HEADER_OVERFLOW'
-      ? [431, 'headers too large']
-      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-        ? [408, 'headers came too slowly']
-        : [400, 'not HTTP']
-  const body = JSON.stringify({ errors: [{ code: 'UNSUPPORTED', message: text }] })
-  socket.end(
-    `HTTP/1.1 ${status} ${status === 431 ? 'Request Header Fields Too Large' : status === 408 ? 'Request Timeout' : 'Bad Request'}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
-  )
+function shownHost(listen: string): string {
+  if (listen.startsWith('unix:')) return 'localhost'
+  const { host } = parseListen(listen)
+  return host === '0.0.0.0' ? 'localhost' : host.includes(':') ? `[${host}]` : host
 }
 
 async function serve(
@@ -225,6 +169,7 @@ async function serve(
   tls: () => LoadedTls | undefined,
   trusted: (address: string) => boolean,
   state: { draining: boolean; active: number },
+  part: Part,
 ): Promise<void> {
   const started = performance.now()
   state.active++
@@ -269,6 +214,15 @@ async function serve(
   if ('problem' in checked)
     return refuse(req, res, exchange, progress, { status: 400, code: 'NAME_INVALID', message: checked.problem })
   req.url = checked.target
+  const misplaced = refusePart(part, checked.target)
+  if (misplaced) return refuse(req, res, exchange, progress, misplaced)
+  if (isGrpc(req) && options.grpc && part !== 'registry') {
+    res.once('finish', () => {
+      progress.finished = true
+    })
+    options.grpc(req, res, exchange)
+    return
+  }
 
   try {
     const request = normalizeNodeRequest(req as never, fetchApi as never, res as never, true) as unknown as Request
@@ -281,6 +235,15 @@ async function serve(
     exchange.errorCode = 'UNKNOWN'
     refuse(req, res, exchange, progress, { status: 500, code: 'UNKNOWN', message: 'internal error' })
   }
+}
+
+/** The administration's own listener has nothing else, and nothing else has it (H10). */
+function refusePart(part: Part, target: string): { status: number; code: string; message: string } | undefined {
+  const admin = /^\/(v1\/|mcr\.v1\.|auth\/|metrics(\?|$))/.test(target)
+  const health = /^\/(livez|readyz)(\?|$)/.test(target)
+  const fits =
+    part === 'all' || (part === 'registry' ? !admin : part === 'admin' ? admin || health : target.startsWith('/mcr.v1.'))
+  return fits ? undefined : { status: 404, code: 'UNSUPPORTED', message: 'no such route on this listener' }
 }
 
 const single = new Set([

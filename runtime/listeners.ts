@@ -1,0 +1,110 @@
+import { createServer, type Server } from 'node:http'
+import {
+  createServer as createHttp2Server,
+  createSecureServer,
+  type Http2SecureServer,
+  type Http2Server,
+  type ServerHttp2Session,
+} from 'node:http2'
+import type { Socket } from 'node:net'
+import { isLoopback, plainAddress } from './addresses.ts'
+import type { ServerOptions } from './server.ts'
+import type { LoadedTls } from './tls.ts'
+
+const keepAliveMs = 95_000
+const headersMs = 10_000
+const headerBytes = 64 * 1024
+
+export type AnyServer = Server | Http2SecureServer | Http2Server
+/** What a listener serves: everything, everything but the administration, only that, or only gRPC. */
+export type Part = 'all' | 'registry' | 'admin' | 'grpc'
+
+/** A server for a listener; with a certificate HTTP/1.1 and HTTP/2 on one port. */
+export function makeServer(tls: LoadedTls | undefined, part: Part): AnyServer {
+  if (tls) return secureServer(tls)
+  // Plain Node cannot tell HTTP/1.1 and HTTP/2 apart on one port, and gRPC needs HTTP/2.
+  if (part === 'grpc') return createHttp2Server(http2Options as never)
+  const server = createServer({ maxHeaderSize: headerBytes, noDelay: true, requireHostHeader: false })
+  server.requestTimeout = 0
+  server.headersTimeout = headersMs
+  server.keepAliveTimeout = keepAliveMs
+  server.maxRequestsPerSocket = 0
+  return server
+}
+
+const http2Options = {
+  maxHeaderSize: headerBytes,
+  settings: { maxConcurrentStreams: 100, maxHeaderListSize: headerBytes },
+  // Rapid reset: a client may cancel 200 streams in ten seconds.
+  streamResetBurst: 200,
+  streamResetRate: 20,
+}
+
+function secureServer(tls: LoadedTls): Http2SecureServer {
+  return createSecureServer({
+    ...tls.context,
+    ...http2Options,
+    allowHTTP1: true,
+    // We refuse it ourselves, in the protocol's form.
+    requireHostHeader: false,
+    minVersion: 'TLSv1.2',
+  } as never)
+}
+
+/** Keeps connections within their limits, and at hand for the end. */
+export function countSockets(
+  server: AnyServer,
+  options: Pick<ServerOptions, 'limits' | 'trustedProxies'>,
+  sockets: Set<Socket>,
+): void {
+  const perAddress = new Map<string, number>()
+  server.on('connection', (socket: Socket) => {
+    const address = plainAddress(socket.remoteAddress)
+    const count = (perAddress.get(address) ?? 0) + 1
+    const proxied = options.trustedProxies.length > 0 || isLoopback(address)
+    if (sockets.size >= options.limits.connections || (count > options.limits.connectionsPerAddress && !proxied)) {
+      socket.destroy()
+      return
+    }
+    sockets.add(socket)
+    perAddress.set(address, count)
+    socket.once('close', () => {
+      sockets.delete(socket)
+      const left = (perAddress.get(address) ?? 1) - 1
+      if (left > 0) perAddress.set(address, left)
+      else perAddress.delete(address)
+    })
+    // A connection that is reset is no news.
+    socket.on('error', () => undefined)
+  })
+}
+
+/** HTTP/2 sessions end after the same idle time as connections do. */
+export function limitSessions(server: AnyServer, sessions: Set<ServerHttp2Session>): void {
+  server.on('session', (session: ServerHttp2Session) => {
+    sessions.add(session)
+    session.setTimeout(keepAliveMs, () => session.close())
+    session.on('error', () => session.destroy())
+    session.once('close', () => sessions.delete(session))
+  })
+  server.on('sessionError', () => undefined)
+  server.on('tlsClientError', () => undefined)
+}
+
+/** What Node's parser refused, in the protocol's form. */
+export function onClientError(error: Error & { code?: string }, socket: Socket): void {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy()
+    return
+  }
+  const [status, text] =
+    error.code === 'HPE_HEADER_OVERFLOW'
+      ? [431, 'headers too large']
+      : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
+        ? [408, 'headers came too slowly']
+        : [400, 'not HTTP']
+  const body = JSON.stringify({ errors: [{ code: 'UNSUPPORTED', message: text }] })
+  socket.end(
+    `HTTP/1.1 ${status} ${status === 431 ? 'Request Header Fields Too Large' : status === 408 ? 'Request Timeout' : 'Bad Request'}\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\nConnection: close\r\n\r\n${body}`,
+  )
+}
