@@ -30,6 +30,8 @@ export interface Exchange {
   principal?: string
   repository?: string
   action?: string
+  /** The rule that refused. */
+  ruleId?: number
   /** The protocol code of a refusal, and the cause of an internal failure: for the log, never for the client. */
   errorCode?: string
   cause?: unknown

@@ -51,7 +51,7 @@ export async function startAppServer(app: App, config: Config): Promise<RunningS
   const { server } = config
   return await startServer({
     listen: server.listenAddr,
-    grpcListen: server.grpcAddr,
+    grpcListen: app.servesRpc ? server.grpcAddr : undefined,
     adminListen: server.adminAddr,
     grpc: app.servesRpc ? createGrpc(app.ctx) : undefined,
     tls: server.tlsCert !== undefined && server.tlsKey !== undefined ? { cert: server.tlsCert, key: server.tlsKey } : undefined,

@@ -4,7 +4,7 @@ import { globSync } from 'node:fs'
 
 const node = process.execPath
 /** A test that hangs is a failure after this, not a gate that never answers. */
-const bounds = ['--test', '--test-timeout=180000', '--test-force-exit']
+const bounds = ['--test', '--test-timeout=300000', '--test-force-exit']
 const tests = (...patterns: string[]) => patterns.flatMap((pattern) => globSync(pattern)).sort()
 const phases: [name: string, command: string, args: string[], env?: Record<string, string>][] = [
   ['lint', 'node_modules/.bin/biome', ['check', '.']],
@@ -20,6 +20,8 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
     [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing}.test.ts')],
     { MCR_TEST_PROCESSES: '3' },
   ],
+  ['matrix', node, [...bounds, 'test/matrix/run.ts']],
+  ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_PROCESSES: '3' }],
   ['conformance', node, ['test/conformance/run.ts']],
   ['e2e', node, ['test/e2e/run.ts']],
   ['e2e, three processes', node, ['test/e2e/run.ts', '--split']],

@@ -5,7 +5,7 @@ import { type Credential, findCredential, findSecret, isAlive } from './credenti
 import { checkLoginLimit, countFailedLogin } from './login-limit.ts'
 import { anonymous, type Caller, type Narrowing } from './principal.ts'
 import { hashSecret, kindOfSecret, type SecretKind } from './secrets.ts'
-import { sessionOf } from './session.ts'
+import { requirePage, sessionOf } from './session.ts'
 
 type Needs = Pick<Base, 'now' | 'remember' | 'count' | 'challenge' | 'note' | 'touch'> &
   Pick<Ports, 'metadata' | 'passwords' | 'tokens'>
@@ -186,8 +186,12 @@ export function createAuthentication(
     async authenticate(request, exchange, plane) {
       const header = request.headers.get('authorization')
       if (header === null) {
-        const secret = plane === 'admin' && request.method !== undefined ? await sessionOf(request, exchange) : undefined
-        return secret === undefined ? nobody : callerOf(await bySecret(secret, ['session'], exchange))
+        const secret = plane === 'admin' && request.method !== undefined ? sessionOf(request, exchange) : undefined
+        if (secret === undefined) return nobody
+        const session = await bySecret(secret, ['session'], exchange)
+        exchange.principal = session.account.subject
+        await requirePage(request, exchange, secret)
+        return callerOf(session)
       }
       const space = header.indexOf(' ')
       const scheme = header.slice(0, space < 0 ? undefined : space).toLowerCase()

@@ -15,19 +15,20 @@ export function sessionCookie(origin: string, secret: string): string {
   return `${sessionCookieName(origin)}=${secret}; Path=/; HttpOnly; SameSite=Lax; Max-Age=${age}${secure}`
 }
 
+/** The session's secret of a request, or undefined. */
+export function sessionOf(request: Credentialed, exchange: Exchange): string | undefined {
+  return cookie(request.headers.get('cookie'), sessionCookieName(exchange.origin))
+}
+
 /**
- * The session's secret of a request, or undefined. What changes something must prove that a page of ours sent it: the Origin is ours, and
- * `X-CSRF-Token` is the session's.
+ * What changes something must prove that a page of ours sent it: the Origin is ours, and `X-CSRF-Token` is the session's.
  * Errors: DENIED where that proof is missing.
  */
-export async function sessionOf(request: Credentialed, exchange: Exchange): Promise<string | undefined> {
-  const secret = cookie(request.headers.get('cookie'), sessionCookieName(exchange.origin))
-  if (secret === undefined) return undefined
-  if (request.method === 'GET' || request.method === 'HEAD') return secret
+export async function requirePage(request: Credentialed, exchange: Exchange, secret: string): Promise<void> {
+  if (request.method === 'GET' || request.method === 'HEAD') return
   const ours =
     request.headers.get('origin') === exchange.origin && request.headers.get('x-csrf-token') === (await csrfToken(secret))
   if (!ours) throw ociError('DENIED', undefined, { message: 'the request does not prove that a page of this registry sent it' })
-  return secret
 }
 
 /** What a page of a session must send with each change. Who does not have the cookie cannot make it. */

@@ -56,7 +56,7 @@ export async function requireInside(
   tally(ctx, caller, exchange, action, resource, decision)
 }
 
-/** A refusal by the policy, journaled and counted; anonymous callers are asked to log in instead. */
+/** A refusal by the policy; anonymous callers are asked to log in instead. */
 function denied(
   ctx: Base,
   caller: Caller,
@@ -70,14 +70,8 @@ function denied(
   if (caller.principal.kind === 'anonymous')
     return unauthorized(ctx, exchange, scopeOf(action, resource?.repository), undefined, 'authentication required')
   const { repository, tag } = resource ?? {}
-  ctx.note({
-    type: 'denied',
-    actor: caller.principal.subject,
-    address: exchange.address,
-    repository,
-    tag,
-    detail: { action, ...(decision.rule ? { rule: decision.rule.id } : {}) },
-  })
+  exchange.action = action
+  exchange.ruleId = decision.rule?.id
   return ociError(
     'DENIED',
     { action, ...(repository ? { repository } : {}), ...(tag ? { tag } : {}) },
@@ -93,6 +87,8 @@ function tally(
   resource: Resource | undefined,
   decision: Decision,
 ): void {
+  // What a token's own limits refuse says nothing about the rules.
+  if (decision.rule?.id === 0) return
   const { subject, kind, roles } = caller.principal
   ctx.tally({
     subject,

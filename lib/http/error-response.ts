@@ -23,12 +23,19 @@ export function errorResponse(error: unknown, ctx: Base, exchange: Exchange): Re
   })
 }
 
-/** What went wrong, in the words of the one table; counted, and kept for the log. */
-export function refusalOf(error: unknown, ctx: Pick<Base, 'count'>, exchange: Exchange): OciError {
+/** What went wrong, in the words of the one table; counted, kept for the log, and a denial for the journal. */
+export function refusalOf(error: unknown, ctx: Pick<Base, 'count' | 'note'>, exchange: Exchange): OciError {
   const refusal = isOciError(error) ? error : translate(error)
   exchange.errorCode = refusal.code
   if (refusal.status >= 500) exchange.cause = error
   ctx.count('errors_total', { code: refusal.code })
+  // J1: every 403, whoever said it.
+  if (refusal.code === 'DENIED') {
+    const { repository = exchange.repository, tag } = (refusal.detail ?? {}) as { repository?: string; tag?: string }
+    const { principal = 'anonymous', address, action = '', ruleId } = exchange
+    const detail = { action, ...(ruleId === undefined ? {} : { rule: ruleId }) }
+    ctx.note({ type: 'denied', actor: principal, address, repository, tag, detail })
+  }
   return refusal
 }
 

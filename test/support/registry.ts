@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after } from 'node:test'
 import { addAccount } from '../../lib/auth/accounts.ts'
+import type { MetadataStore } from '../../lib/metadata/sql.ts'
 import { createApp } from '../../runtime/app.ts'
 import { loadConfig } from '../../runtime/config.ts'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
@@ -41,6 +42,8 @@ export interface TestRegistry {
   account(name: string, roles: string[], kind?: 'human' | 'system'): Promise<Login>
   /** Raw rows, for what no client can do yet. */
   sql(text: string, args?: (string | number | null)[]): Promise<void>
+  /** The database behind it: this process's own handle. */
+  database: MetadataStore
 }
 
 const password = 'correct horse battery staple'
@@ -104,20 +107,21 @@ export async function testRegistry(env: Record<string, string> = {}): Promise<Te
     },
     async account(name, roles, kind = 'human') {
       const passwordHash = await createPasswords().hash(password)
-      await backend.write((sql) =>
+      await backend.database.write((sql) =>
         addAccount(sql, { subject: `local:${randomUUID()}`, name, kind, roles, passwordHash, now: Date.now() }),
       )
       return { name, password }
     },
     async sql(text, args) {
-      await backend.write((sql) => sql.run(text, args))
+      await backend.database.write((sql) => sql.run(text, args))
     },
+    database: backend.database,
   }
 }
 
 interface Backend {
   port: number
-  write: Awaited<ReturnType<typeof openDatabaseFile>>['write']
+  database: MetadataStore
   stop(): Promise<void>
 }
 
@@ -131,7 +135,7 @@ async function startInProcess(settings: Record<string, string>): Promise<Backend
   const server = await startAppServer(app, loaded.config)
   return {
     port: server.port,
-    write: (work) => app.database.write(work),
+    database: app.database,
     async stop() {
       await server.drain(1_000)
       await app.close()
@@ -144,7 +148,7 @@ async function startSplitBackend(settings: Record<string, string>): Promise<Back
   const database = await openDatabaseFile(join(settings.MCR_STORAGE_ROOT as string, 'mcr.db'), { onFatal: () => undefined })
   return {
     port: split.port,
-    write: (work) => database.write(work),
+    database,
     async stop() {
       await database.close()
       await split.stop()
