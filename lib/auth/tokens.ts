@@ -1,7 +1,7 @@
-import { errors, exportJWK, generateKeyPair, importJWK, type JWK, jwtVerify, SignJWT } from 'jose'
 import type { MetadataStore, Sql } from '../metadata/sql.ts'
+import { importTokenKey, type JwtKey, makeTokenKeyPair, signRegistryToken, verifyRegistryToken } from './jwt.ts'
 import type { Access } from './scope.ts'
-import { seal, unseal } from './seal.ts'
+import { seal, sealingKeyOf, unseal } from './seal.ts'
 
 /** What a registry token says. It names the credential it was made from; who that is and may do is looked up at every request. */
 export interface TokenClaims {
@@ -27,8 +27,6 @@ export interface TokenKeys {
   verify(token: string): Promise<TokenClaims | undefined>
 }
 
-const algorithm = 'EdDSA'
-const type = 'at+jwt'
 const rotateMs = 30 * 24 * 3_600_000
 /** Another process may have rotated: less than half a token's shortest life, so that nothing is signed with a key that ends before it. */
 const recheckMs = 30_000
@@ -48,12 +46,12 @@ export function createTokenKeys(options: {
   newId: () => string
 }): TokenKeys {
   const { metadata, audience, ttlSeconds, now, newId } = options
-  const publicKeys = new Map<string, CryptoKey>()
+  const publicKeys = new Map<string, JwtKey>()
   // Verifying costs a quarter of a millisecond, remembering a microsecond. Keyed by the exact text; revocation never goes by it.
   const verified = new Map<string, TokenClaims>()
-  let signing: { kid: string; key: CryptoKey; createdAt: number; checkedAt: number } | undefined
+  let signing: { kid: string; key: JwtKey; createdAt: number; checkedAt: number } | undefined
 
-  async function publicKey(kid: unknown): Promise<CryptoKey> {
+  async function publicKey(kid: unknown): Promise<JwtKey> {
     if (typeof kid !== 'string' || !/^[A-Za-z0-9_-]{1,64}$/.test(kid)) throw new Error('no key id of ours')
     const known = publicKeys.get(kid)
     if (known) return known
@@ -63,19 +61,18 @@ export function createTokenKeys(options: {
       [kid, now() - 2 * ttlSeconds * 1000],
     )
     if (!rows[0]) throw new Error('no such key')
-    const key = (await importJWK(JSON.parse(rows[0].jwk) as JWK, algorithm)) as CryptoKey
+    const key = await importTokenKey(JSON.parse(rows[0].jwk) as JsonWebKey)
     if (publicKeys.size > 16) publicKeys.clear()
     publicKeys.set(kid, key)
     return key
   }
 
-  async function signingKey(): Promise<{ kid: string; key: CryptoKey }> {
+  async function signingKey(): Promise<{ kid: string; key: JwtKey }> {
     if (signing && now() - signing.createdAt < rotateMs && now() - signing.checkedAt < recheckMs) return signing
     const sealing = await sealingKey()
     const newest = await newestKey(metadata.read, now() - rotateMs)
     const row = newest ?? (await makeKey(sealing))
-    const jwk = (await unseal(sealing, row.sealed, row.kid)) as JWK
-    const key = (await importJWK(jwk, algorithm)) as CryptoKey
+    const key = await importTokenKey(await unseal(sealing, row.sealed, row.kid))
     signing = { kid: row.kid, key, createdAt: row.createdAt, checkedAt: now() }
     return signing
   }
@@ -83,14 +80,14 @@ export function createTokenKeys(options: {
   async function sealingKey(): Promise<CryptoKey> {
     if (!options.secret)
       throw new Error('this process has no key to sign tokens with; mount auth where auth.key_file can be read')
-    return await crypto.subtle.importKey('raw', options.secret, 'AES-GCM', false, ['encrypt', 'decrypt'])
+    return await sealingKeyOf(options.secret)
   }
 
   async function makeKey(sealing: CryptoKey, when: 'missing' | 'always' = 'missing'): Promise<KeyRow> {
-    const pair = await generateKeyPair(algorithm, { extractable: true })
+    const pair = await makeTokenKeyPair()
     const kid = newId().replaceAll('-', '')
-    const publicJwk = JSON.stringify(await exportJWK(pair.publicKey))
-    const sealed = await seal(sealing, (await exportJWK(pair.privateKey)) as JsonWebKey, kid)
+    const publicJwk = JSON.stringify(pair.publicJwk)
+    const sealed = await seal(sealing, pair.privateJwk, kid)
     return await metadata.write(async (sql) => {
       // Of processes that start together one makes the key.
       const other = when === 'missing' ? await newestKey(sql, now() - rotateMs) : undefined
@@ -111,16 +108,10 @@ export function createTokenKeys(options: {
     async sign(claims) {
       const { kid, key } = await signingKey()
       const seconds = Math.floor(now() / 1000)
-      return await new SignJWT({ cid: claims.cid, cver: claims.cver, access: claims.access })
-        .setProtectedHeader({ alg: algorithm, typ: type, kid })
-        .setIssuer(audience)
-        .setAudience(audience)
-        .setSubject(claims.sub)
-        .setIssuedAt(seconds)
-        .setNotBefore(seconds)
-        .setExpirationTime(seconds + ttlSeconds)
-        .setJti(newId())
-        .sign(key)
+      return await signRegistryToken(
+        { cid: claims.cid, cver: claims.cver, access: claims.access },
+        { kid, key, audience, subject: claims.sub, seconds, ttlSeconds, id: newId() },
+      )
     },
     async rotate() {
       const { kid } = await makeKey(await sealingKey(), 'always')
@@ -144,26 +135,11 @@ export function createTokenKeys(options: {
     },
   }
 
-  /** S-03: every part of the shape is demanded, and no key or address is ever taken from the token. */
   async function check(token: string): Promise<TokenClaims | undefined> {
-    try {
-      const { payload } = await jwtVerify(token, (header) => publicKey(header.kid), {
-        algorithms: [algorithm],
-        issuer: audience,
-        audience,
-        typ: type,
-        requiredClaims: ['exp', 'iat', 'nbf', 'jti', 'sub', 'cid', 'cver', 'access'],
-        maxTokenAge: ttlSeconds,
-        clockTolerance: 30,
-        currentDate: new Date(now()),
-      })
-      if (typeof payload.cid !== 'number' || typeof payload.cver !== 'number' || !Array.isArray(payload.access)) return undefined
-      return payload as unknown as TokenClaims
-    } catch (error) {
-      // A database that does not answer is no verdict about the token.
-      if (!(error instanceof errors.JOSEError) && (error as { code?: string }).code?.startsWith('DB_')) throw error
+    const claims = await verifyRegistryToken(token, publicKey, { audience, ttlSeconds, now: now() })
+    if (!claims || typeof claims.cid !== 'number' || typeof claims.cver !== 'number' || !Array.isArray(claims.access))
       return undefined
-    }
+    return claims as unknown as TokenClaims
   }
 }
 

@@ -1,4 +1,4 @@
-import { seal, unseal } from '../auth/seal.ts'
+import { seal, sealingKeyOf, unseal } from '../auth/seal.ts'
 import { hex } from '../auth/secrets.ts'
 import type { Job } from '../jobs/job.ts'
 import type { Sql } from '../metadata/sql.ts'
@@ -33,7 +33,7 @@ export function checkpointJournal(secret: Uint8Array<ArrayBuffer> | undefined): 
         `SELECT seq, hash, (SELECT max(seq) FROM journal_checkpoints) AS signed FROM journal ORDER BY seq DESC LIMIT 1`,
       )
       if (!head || head.seq === head.signed) return {}
-      const sealing = await crypto.subtle.importKey('raw', secret, 'AES-GCM', false, ['encrypt', 'decrypt'])
+      const sealing = await sealingKeyOf(secret)
       const { kid, key } = (await readKey(ctx.metadata.read, sealing)) ?? (await makeKey(ctx, sealing))
       const at = ctx.now()
       const signature = new Uint8Array(
