@@ -1,7 +1,9 @@
 import type { Authentication, Credentialed, Plane } from './auth/authenticate.ts'
+import type { BrowserLogins } from './auth/browser-login.ts'
 import type { PasswordHasher } from './auth/passwords.ts'
 import type { Caller } from './auth/principal.ts'
 import type { TokenKeys } from './auth/tokens.ts'
+import type { TrustedIdentity } from './auth/trusts.ts'
 import type { BlobStore } from './blobs/blob-store.ts'
 import type { Sha256 } from './journal/chain.ts'
 import type { DecisionMade, NotedEvent } from './journal/gather.ts'
@@ -86,6 +88,10 @@ export interface Ports {
   about: { readonly version: string; readonly instance: string }
   /** The rules that are always there. */
   rules: { readonly builtIn: readonly Rule[] }
+  /** Issuers whose ID tokens are exchanged. */
+  trusts: { identify(token: string): Promise<TrustedIdentity | undefined> }
+  /** The issuer that people log in through, where one is configured. */
+  browserLogins: BrowserLogins | undefined
   /** The process's numbers in Prometheus' text format. */
   renderMetrics(): Promise<string>
 }

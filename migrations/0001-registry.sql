@@ -31,7 +31,8 @@ CREATE TABLE accounts (
 CREATE UNIQUE INDEX accounts_own_name ON accounts(name) WHERE source IN ('local', 'robot');
 
 -- What proves an account: its password, and tokens and sessions by their SHA-256. `scope` narrows what it may be used for, as JSON.
--- A registry token names the credential it was made from.
+-- A registry token names the credential it was made from. `sealed` is a token of another service, to be asked about again; `validated_at`
+-- is when that service last said yes.
 CREATE TABLE credentials (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   account_id INTEGER NOT NULL REFERENCES accounts(id) ON DELETE CASCADE,
@@ -42,7 +43,9 @@ CREATE TABLE credentials (
   version INTEGER NOT NULL DEFAULT 1,
   created_at INTEGER NOT NULL,
   expires_at INTEGER,
-  last_used_at INTEGER
+  last_used_at INTEGER,
+  validated_at INTEGER,
+  sealed BLOB
 ) STRICT;
 CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
 CREATE INDEX credentials_account ON credentials(account_id);

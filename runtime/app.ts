@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto'
 import { mkdirSync, statSync } from 'node:fs'
-import { createAuthentication, formatChallenge } from '../lib/auth/authenticate.ts'
+import { createAuthentication } from '../lib/auth/authenticate.ts'
+import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
 import type { Base, RegistryContext } from '../lib/context.ts'
 import { type Handler, mount, type Route } from '../lib/http/mount.ts'
@@ -9,6 +10,7 @@ import { expireUploads } from '../lib/jobs/expire-uploads.ts'
 import type { Job } from '../lib/jobs/job.ts'
 import { pruneJournal } from '../lib/jobs/prune-journal.ts'
 import { reapTrash } from '../lib/jobs/reap-trash.ts'
+import { revalidateIdentities } from '../lib/jobs/revalidate-identities.ts'
 import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
@@ -18,6 +20,7 @@ import { openBlobsFs } from './blobs-fs.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
+import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
@@ -51,6 +54,8 @@ export interface App {
 /** The log is copied into the database when it is this large, or this old with anything in it. */
 const walLimitBytes = 8 * 1024 * 1024
 const checkpointEveryMs = 10_000
+/** The job asks about tokens in use every half minute; its leases and the clock get as much again. */
+const vouchedMs = 90_000
 /** How long a denial, login or pull may wait for the journal: what a kill may lose of them (J2). */
 const gatherMs = 1_000
 
@@ -101,7 +106,11 @@ export async function createApp(
     flush().catch((error) => logger.log({ level: 'warn', event: 'journal_late', error: String(error) }))
   }, gatherMs).unref()
   const needs = { now, remember, count, challenge, note, touch, metadata: database, passwords, tokens }
+  const log: Base['log'] = (event) => logger.log(event)
+  const identities = createIdentities({ now, note, log, metadata: database }, config, secret)
   const authentication = createAuthentication(needs, {
+    sources: identities.sources,
+    vouchedMs: config.mcias.offlineGraceMs + vouchedMs,
     onLogin: (name) => {
       if (name === firstAdmin) forgetFirstPassword(config.storage.root)
     },
@@ -111,7 +120,7 @@ export async function createApp(
     authenticate: authentication.authenticate,
     decide: createDecide({ now, remember, metadata: database }, builtIn),
     challenge,
-    log: (event) => logger.log(event),
+    log,
     count,
     note,
     tally,
@@ -128,6 +137,8 @@ export async function createApp(
     sha256,
     about: { version: assets.version, instance },
     rules: { builtIn },
+    trusts: identities.trusts,
+    browserLogins: identities.browserLogins,
     renderMetrics: metrics.render,
   }
 
@@ -151,7 +162,14 @@ export async function createApp(
     database,
     admin,
     startJobs(names) {
-      const known: Job[] = [advanceEpoch(), expireUploads, reapTrash, checkpointJournal(secret), pruneJournal(config.audit)]
+      const known: Job[] = [
+        advanceEpoch(),
+        expireUploads,
+        reapTrash,
+        checkpointJournal(secret),
+        pruneJournal(config.audit),
+        revalidateIdentities(identities.mcias),
+      ]
       for (const name of names)
         if (!known.some((job) => job.name === name))
           throw new Error(`no job is called ${name}; there are ${known.map((job) => job.name).join(', ')}`)

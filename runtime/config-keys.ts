@@ -148,13 +148,38 @@ export const keys = {
     delete_enabled: { kind: 'switch', byDefault: 'true', help: 'Whether anything may be deleted over the protocol.' },
   },
   mcias: {
-    server_url: { kind: 'url', help: 'Remote identity service.', original: true },
-    ca_cert: { kind: 'path', help: 'Its certificate authority.', original: true },
-    service_name: { kind: 'text', help: 'Our name there.', original: true },
-    tags: { kind: 'list', byDefault: '', help: 'Our tags there.', original: true },
+    server_url: {
+      kind: 'url',
+      help: 'Remote identity service: names that are no accounts here are asked for there. https.',
+      original: true,
+    },
+    ca_cert: { kind: 'path', help: 'Its certificate authority, in PEM.', original: true },
+    service_name: { kind: 'text', help: 'Our name there, for its own policy.', original: true },
+    tags: { kind: 'list', byDefault: '', help: 'Our tags there, such as env:restricted.', original: true },
+    issuer: { kind: 'text', help: 'Issuer of its tokens. Default: server_url.' },
+    account_type: {
+      kind: ['human', 'system'],
+      byDefault: 'human',
+      help: 'What its accounts are where it does not say.',
+    },
+    offline_grace: {
+      kind: 'duration',
+      byDefault: '0s',
+      help: 'How long tokens that it once called valid count by their signature while it cannot be reached.',
+    },
   },
   sso: {
-    redirect_uri: { kind: 'url', help: 'Where a browser login comes back to.', original: true },
+    issuer: { kind: 'url', help: 'OpenID Connect issuer that people log in through in a browser.' },
+    client_id: { kind: 'text', help: 'Our client id there.' },
+    client_secret: { kind: 'secret', help: 'Our client secret there; none for a public client.' },
+    client_secret_file: { kind: 'path', help: 'A file with it.' },
+    redirect_uri: {
+      kind: 'url',
+      help: 'Where a browser login comes back to. Default: /auth/oidc/sso/callback at server.public_url.',
+      original: true,
+    },
+    roles: { kind: 'list', byDefault: 'user', help: 'Roles of everybody who logs in through the issuer.' },
+    roles_claim: { kind: 'text', help: 'Claim whose values are roles as well, such as groups.' },
   },
   web: {
     listen_addr: { kind: 'listen', help: 'Known for old files.', original: true },

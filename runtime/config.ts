@@ -31,6 +31,23 @@ export interface Config {
   readonly storage: { root: string; layersPath: string; uploadsPath: string; freeFloor: number }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
   readonly policy: { userContent: boolean }
+  readonly mcias: {
+    serverUrl?: string
+    caCert?: string
+    serviceName?: string
+    tags: readonly string[]
+    issuer?: string
+    accountType: 'human' | 'system'
+    offlineGraceMs: number
+  }
+  readonly sso: {
+    issuer?: string
+    clientId?: string
+    clientSecret?: string
+    redirectUri?: string
+    roles: readonly string[]
+    rolesClaim?: string
+  }
   readonly audit: { pulls: 'none' | 'sampled' | 'all'; retentionMs: number; pullRetentionMs: number }
   readonly limits: Limits
   readonly log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'auto' | 'json' | 'pretty' }
@@ -245,10 +262,20 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       text('server.tls_cert') === undefined ? 'server.tls_cert' : 'server.tls_key',
       'set together: server.tls_cert and server.tls_key',
     )
-  for (const key of ['server.tls_cert', 'server.tls_key', 'auth.bootstrap_password_file', 'database.auth_token_file'])
+  for (const key of [
+    'server.tls_cert',
+    'server.tls_key',
+    'auth.bootstrap_password_file',
+    'database.auth_token_file',
+    'mcias.ca_cert',
+    'sso.client_secret_file',
+  ])
     if (text(key) !== undefined && !existsSync(text(key) as string)) problem(key, 'a file that exists')
   if (number('auth.token_ttl') < 60_000) problem('auth.token_ttl', '60s at least: clients raise shorter lives to that')
   if (number('limits.manifest_size') > 4 * 2 ** 20) problem('limits.manifest_size', '4MiB at most: clients read no larger ones')
+  if (text('mcias.server_url')?.startsWith('http:')) problem('mcias.server_url', 'an https address: passwords go there')
+  if ((text('sso.issuer') === undefined) !== (text('sso.client_id') === undefined))
+    problem(text('sso.issuer') === undefined ? 'sso.issuer' : 'sso.client_id', 'set together: sso.issuer and sso.client_id')
   const secretFrom = (key: string) => {
     const file = text(key)
     return file !== undefined && existsSync(file) ? readFileSync(file, 'utf8').replace(/\r?\n$/, '') : undefined
@@ -284,6 +311,23 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       tokenTtlSeconds: number('auth.token_ttl') / 1000,
     },
     policy: { userContent: values.get('policy.user_content') as boolean },
+    mcias: {
+      serverUrl: text('mcias.server_url'),
+      caCert: text('mcias.ca_cert'),
+      serviceName: text('mcias.service_name'),
+      tags: (values.get('mcias.tags') ?? []) as readonly string[],
+      issuer: text('mcias.issuer') ?? text('mcias.server_url'),
+      accountType: text('mcias.account_type') as 'human' | 'system',
+      offlineGraceMs: number('mcias.offline_grace'),
+    },
+    sso: {
+      issuer: text('sso.issuer'),
+      clientId: text('sso.client_id'),
+      clientSecret: text('sso.client_secret') ?? secretFrom('sso.client_secret_file'),
+      redirectUri: text('sso.redirect_uri'),
+      roles: (values.get('sso.roles') ?? []) as readonly string[],
+      rolesClaim: text('sso.roles_claim'),
+    },
     audit: {
       pulls: text('audit.pulls') as Config['audit']['pulls'],
       retentionMs: number('audit.retention'),

@@ -11,6 +11,7 @@ import { readAuthKey } from './auth-key.ts'
 import { ensureInstance } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { openDatabase } from './database.ts'
+import { createIdentities } from './identities.ts'
 import { migrate } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
 import { sha256 } from './sha256.ts'
@@ -62,7 +63,8 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
     challenge: () => '',
     remember: async <T>(_key: string, load: () => Promise<T>) => await load(),
   }
-  const authentication = createAuthentication({ ...base, metadata, passwords, tokens })
+  const identities = createIdentities({ ...base, metadata }, config, undefined)
+  const authentication = createAuthentication({ ...base, metadata, passwords, tokens }, { sources: identities.sources })
   const uid = process.getuid?.() ?? 0
   const subject = `local:${uid}`
   return {
@@ -78,6 +80,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       sha256,
       about: { version: assets.version, instance },
       rules: { builtIn: builtInRules(config.policy) },
+      trusts: identities.trusts,
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },
     exchange: { id: newId(), address: 'local', origin: '', proceed: nothing },

@@ -1,4 +1,5 @@
-import { type Login, parseBasic } from '../../lib/auth/authenticate.ts'
+import type { Login } from '../../lib/auth/authenticate.ts'
+import { parseBasic } from '../../lib/auth/challenge.ts'
 import { anonymous, type Caller } from '../../lib/auth/principal.ts'
 import { type Access, formatScope, parseScopes } from '../../lib/auth/scope.ts'
 import type { Base, Exchange, Ports } from '../../lib/context.ts'

@@ -11,6 +11,7 @@ import { roleOperations } from './roles.ts'
 import { systemOperations } from './system.ts'
 import { tagOperations } from './tags.ts'
 import { tokenOperations } from './tokens.ts'
+import { trustOperations } from './trusts.ts'
 
 /** Everything the administration can do. REST, RPC, the command line and their documents are made of this table. */
 export const operations: readonly Operation[] = [
@@ -26,4 +27,5 @@ export const operations: readonly Operation[] = [
   ...roleOperations,
   ...tokenOperations,
   ...robotOperations,
+  ...trustOperations,
 ]

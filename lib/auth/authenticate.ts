@@ -1,6 +1,7 @@
 import type { Base, Exchange, Ports } from '../context.ts'
 import { type OciError, ociError } from '../oci/errors.ts'
 import { type Account, findPasswordLogin, type PasswordLogin } from './accounts.ts'
+import { parseBasic } from './challenge.ts'
 import { type Credential, findCredential, findSecret, isAlive } from './credentials.ts'
 import { checkLoginLimit, countFailedLogin } from './login-limit.ts'
 import { anonymous, type Caller, type Narrowing } from './principal.ts'
@@ -58,7 +59,12 @@ const nobody: Caller = { principal: anonymous }
  */
 export function createAuthentication(
   ctx: Needs,
-  options: { onLogin?: (name: string) => void; sources?: IdentitySources } = {},
+  options: {
+    onLogin?: (name: string) => void
+    sources?: IdentitySources
+    /** how long the identity service's last word counts, ms */
+    vouchedMs?: number
+  } = {},
 ): Authentication {
   const goodLogins = new Map<string, { version: number; until: number }>()
   const memoryKey = crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
@@ -72,6 +78,14 @@ export function createAuthentication(
     const credential = await ctx.remember(`credential ${claims.cid}`, () => findCredential(ctx.metadata.read, claims.cid))
     if (!credential || !isAlive(credential, ctx.now()) || credential.version !== claims.cver)
       throw tokenRefused(exchange, 'the token was revoked', claims.sub)
+    if (credential.kind === 'external') {
+      ctx.touch(credential.id)
+      if (credential.account.source === 'mcias' && ctx.now() - (credential.validatedAt ?? 0) > (options.vouchedMs ?? 0))
+        throw ociError('UNAVAILABLE', undefined, {
+          message: 'the identity service cannot be reached',
+          headers: { 'Retry-After': '10' },
+        })
+    }
     return { ...callerOf(credential), access: claims.access }
   }
 
@@ -211,28 +225,4 @@ function callerOf({ account, narrowing, id, kind, expiresAt }: Credential): Call
 
 function loginOf({ account, narrowing, id, version, kind, expiresAt }: Credential): Login {
   return { account, narrowing, credentialId: id, credentialVersion: version, kind, expiresAt }
-}
-
-/** Name and password of a Basic header's value, or undefined where it is none.  Source: RFC 7617. */
-export function parseBasic(value: string): { name: string; password: string } | undefined {
-  if (value.length > 4096) return undefined
-  try {
-    const bytes = Uint8Array.from(atob(value), (char) => char.charCodeAt(0))
-    const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
-    const colon = text.indexOf(':')
-    return colon < 0 ? undefined : { name: text.slice(0, colon), password: text.slice(colon + 1) }
-  } catch {
-    return undefined
-  }
-}
-
-/**
- * The one challenge of every 401: Bearer, all values quoted, none empty, realm absolute. A second challenge or an empty scope breaks
- * docker, oras and others.  Source: distribution, "Token Authentication Specification".
- */
-export function formatChallenge(service: string, exchange: Exchange, scope?: string, problem?: string): string {
-  const parts = [`realm="${exchange.origin}/v2/token"`, `service="${service}"`]
-  if (scope) parts.push(`scope="${scope}"`)
-  if (problem) parts.push(`error="${problem}"`)
-  return `Bearer ${parts.join(',')}`
 }

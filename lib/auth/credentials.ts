@@ -18,6 +18,8 @@ export interface Credential {
   readonly expiresAt: number | null
   readonly account: Account
   readonly narrowing?: Narrowing
+  /** ms since 1970, of what another service vouches for */
+  readonly validatedAt: number | null
 }
 
 interface CredentialRow extends AccountRow {
@@ -26,10 +28,11 @@ interface CredentialRow extends AccountRow {
   credentialVersion: number
   expiresAt: number | null
   scope: string | null
+  validatedAt: number | null
 }
 
 const select = `SELECT ${accountColumns}, c.id AS credentialId, c.kind AS credentialKind, c.version AS credentialVersion,
-  c.expires_at AS expiresAt, c.scope FROM credentials c JOIN accounts a ON a.id = c.account_id`
+  c.expires_at AS expiresAt, c.scope, c.validated_at AS validatedAt FROM credentials c JOIN accounts a ON a.id = c.account_id`
 
 /** The credential of an id as it stands now, with its account; undefined when it is gone. */
 export async function findCredential(sql: Sql, id: number): Promise<Credential | undefined> {
@@ -54,6 +57,7 @@ function toCredential({
   credentialVersion,
   expiresAt,
   scope,
+  validatedAt,
   ...account
 }: CredentialRow): Credential {
   return {
@@ -61,6 +65,7 @@ function toCredential({
     kind: credentialKind,
     version: credentialVersion,
     expiresAt,
+    validatedAt,
     account: toAccount(account),
     narrowing: scope === null ? undefined : compileScope(JSON.parse(scope) as CredentialScope),
   }
@@ -138,6 +143,26 @@ export async function findListed(sql: Sql, id: number): Promise<ListedCredential
     [id],
   )
   return row
+}
+
+/**
+ * A credential of another service, found again by its hash; made where it is new. What it may be used for and how long is as that service
+ * says now. Shape: its row's id.
+ */
+export async function upsertExternal(
+  sql: Sql,
+  credential: Omit<NewCredential, 'kind'> & { validatedAt: number; sealed: Uint8Array | null },
+): Promise<number> {
+  const { accountId, name, hash, scope, expiresAt, now, validatedAt, sealed } = credential
+  await sql.run(`DELETE FROM credentials WHERE kind = 'external' AND account_id = ? AND expires_at < ?`, [accountId, now])
+  const [row] = await sql.all<{ id: number }>(
+    `INSERT INTO credentials(account_id, kind, name, secret, scope, created_at, expires_at, validated_at, sealed)
+     VALUES (?, 'external', ?, ?, ?, ?, ?, ?, ?)
+     ON CONFLICT (secret) WHERE kind <> 'password' DO UPDATE SET scope = excluded.scope, expires_at = excluded.expires_at,
+       validated_at = excluded.validated_at RETURNING id`,
+    [accountId, name, hash, scope ? JSON.stringify(scope) : null, now, expiresAt, validatedAt, sealed],
+  )
+  return (row as { id: number }).id
 }
 
 /** Revokes a secret: what was made from it stops counting with the next request. */

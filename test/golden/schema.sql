@@ -53,7 +53,9 @@ CREATE TABLE credentials (
   version INTEGER NOT NULL DEFAULT 1,
   created_at INTEGER NOT NULL,
   expires_at INTEGER,
-  last_used_at INTEGER
+  last_used_at INTEGER,
+  validated_at INTEGER,
+  sealed BLOB
 ) STRICT;
 CREATE TABLE decisions (
   hour INTEGER NOT NULL,

@@ -242,6 +242,8 @@ const ociRows: Row[] = [
     expected: cells('401 403 403 403 403 403 403 403 401 401 401 403 401 200'),
     send: get('/metrics'),
   },
+  { name: 'GET sso start (not configured)', route: 'GET /auth/oidc/sso/start', expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'), send: get('/auth/oidc/sso/start') },
+  { name: 'GET sso callback (not configured)', route: 'GET /auth/oidc/sso/callback', expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'), send: get('/auth/oidc/sso/callback') },
   { name: 'GET openapi.json', route: 'GET /v1/openapi.json', expected: everybody, send: get('/v1/openapi.json') },
 ]
 
