@@ -41,6 +41,8 @@ export function createMcSource(
     const hash = await hashSecret(token)
     const sealed = options.secret ? await seal(await sealingKeyOf(options.secret), { token }, hash) : null
     const now = ctx.now()
+    // While the service is there: its key is what counts when it is not. Kept for ten minutes, never throws.
+    if (options.graceMs > 0) await mcias.publicKey()
     const id = await ctx.metadata.write(async (sql) => {
       const accountId = await upsertAccount(sql, { ...accountOf(identity), now })
       return await upsertExternal(sql, {
