@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js'
 import type { PrincipalKind } from '../auth/principal.ts'
 import type { Action } from './actions.ts'
-import { compileGlob } from './glob.ts'
+import { compileGlob, firstComponent } from './glob.ts'
 import type { Rule } from './rule.ts'
 
 export interface PolicyInput {
@@ -24,39 +24,53 @@ export interface Decision {
 }
 
 type Matcher = (text: string) => boolean
+type Network = (address: Address) => boolean
 interface CompiledRule {
   readonly rule: Rule
+  /** place in the order in which rules are looked at */
+  readonly order: number
   readonly repositories?: Matcher
   readonly tags?: Matcher
-  readonly networks?: Matcher
+  readonly networks?: Network
   readonly exceptRepositories?: Matcher
   readonly exceptTags?: Matcher
-  readonly exceptNetworks?: Matcher
+  readonly exceptNetworks?: Network
 }
-export type CompiledRules = ReadonlyMap<Action, readonly CompiledRule[]>
+/** The rules of an action: those about repositories under one first component by that, and all others. */
+interface RulesOfAction {
+  readonly general: CompiledRule[]
+  readonly byComponent: Map<string, CompiledRule[]>
+}
+export type CompiledRules = ReadonlyMap<Action, RulesOfAction>
 
 const tagged: ReadonlySet<Action> = new Set<Action>(['registry:push', 'registry:overwrite', 'registry:delete'])
 
 /** Rules by action, in the order they are looked at, with their globs and networks compiled. */
 export function compileRules(rules: readonly Rule[]): CompiledRules {
   const sorted = [...rules].sort((a, b) => a.priority - b.priority)
-  const byAction = new Map<Action, CompiledRule[]>()
-  for (const rule of sorted) {
+  const byAction = new Map<Action, RulesOfAction>()
+  for (const [order, rule] of sorted.entries()) {
     const compiled: CompiledRule = {
       rule,
-      repositories: anyOf(rule.repositories, compileGlob),
-      tags: anyOf(rule.tags, compileGlob),
-      networks: anyOf(rule.networks, compileNetwork),
-      exceptRepositories: anyOf(rule.except.repositories, compileGlob),
-      exceptTags: anyOf(rule.except.tags, compileGlob),
-      exceptNetworks: anyOf(rule.except.networks, compileNetwork),
+      order,
+      repositories: anyOf(rule.repositories.map(compileGlob)),
+      tags: anyOf(rule.tags.map(compileGlob)),
+      networks: anyOf(rule.networks.map(compileNetwork)),
+      exceptRepositories: anyOf(rule.except.repositories.map(compileGlob)),
+      exceptTags: anyOf(rule.except.tags.map(compileGlob)),
+      exceptNetworks: anyOf(rule.except.networks.map(compileNetwork)),
     }
+    const components = rule.repositories.map(firstComponent)
+    const indexed = components.length > 0 && components.every((component) => component !== undefined)
     // Who may push may overwrite, unless a rule about overwriting says no.
     const implied = rule.effect === 'allow' && rule.actions.includes('registry:push') ? ['registry:overwrite' as const] : []
     for (const action of new Set([...rule.actions, ...implied])) {
-      const list = byAction.get(action)
-      if (list) list.push(compiled)
-      else byAction.set(action, [compiled])
+      const of = byAction.get(action) ?? { general: [], byComponent: new Map<string, CompiledRule[]>() }
+      byAction.set(action, of)
+      if (!indexed) of.general.push(compiled)
+      else
+        for (const component of new Set(components as string[]))
+          of.byComponent.set(component, [...(of.byComponent.get(component) ?? []), compiled])
     }
   }
   return byAction
@@ -69,46 +83,88 @@ export function compileRules(rules: readonly Rule[]): CompiledRules {
 export function evaluate(rules: CompiledRules, input: PolicyInput): Decision {
   let allowed: Rule | undefined
   let expiresAt: number | undefined
-  for (const compiled of rules.get(input.action) ?? []) {
+  const of = rules.get(input.action)
+  const general = of?.general ?? []
+  const slash = input.repository?.indexOf('/') ?? -1
+  const own =
+    (input.repository !== undefined && of?.byComponent.get(slash < 0 ? input.repository : input.repository.slice(0, slash))) || []
+  const address = lazyAddress(input.address)
+  // Two lists in order, walked as one.
+  for (let g = 0, o = 0; g < general.length || o < own.length; ) {
+    const fromOwn =
+      o < own.length && (g === general.length || (own[o] as CompiledRule).order < (general[g] as CompiledRule).order)
+    const compiled = (fromOwn ? own[o++] : general[g++]) as CompiledRule
     const { rule } = compiled
     if (rule.expiresAt !== undefined) {
       if (rule.expiresAt <= input.now) continue
       expiresAt = Math.min(expiresAt ?? Number.POSITIVE_INFINITY, rule.expiresAt)
     }
-    if (rule.effect === 'allow' && allowed) continue
-    if (!applies(compiled, input)) continue
+    if (allowed !== undefined && rule.effect === 'allow') continue
+    if (!applies(compiled, input, address)) continue
     if (rule.effect === 'deny') return { allow: false, rule, expiresAt }
     allowed = rule
   }
   return allowed ? { allow: true, rule: allowed, expiresAt } : { allow: false, expiresAt }
 }
 
-function applies(compiled: CompiledRule, input: PolicyInput): boolean {
+function applies(compiled: CompiledRule, input: PolicyInput, address: () => Address | undefined): boolean {
   const { rule } = compiled
   if (rule.accountTypes.length === 0 ? input.kind === 'anonymous' : !rule.accountTypes.includes(input.kind)) return false
   if (rule.subject !== undefined && rule.subject !== input.subject) return false
   if (rule.roles.length > 0 && !rule.roles.some((role) => input.roles.includes(role))) return false
   if (compiled.repositories && (input.repository === undefined || !compiled.repositories(input.repository))) return false
   if (compiled.exceptRepositories && input.repository !== undefined && compiled.exceptRepositories(input.repository)) return false
-  if (compiled.networks && (input.address === undefined || !compiled.networks(input.address))) return false
-  if (compiled.exceptNetworks && input.address !== undefined && compiled.exceptNetworks(input.address)) return false
+  if (compiled.networks || compiled.exceptNetworks) {
+    const from = address()
+    if (compiled.networks && (from === undefined || !compiled.networks(from))) return false
+    if (compiled.exceptNetworks && from !== undefined && compiled.exceptNetworks(from)) return false
+  }
   if (!tagged.has(input.action)) return true
   // A question without a tag ("may it push here at all?") is answered yes by a rule for some tags, and never refused by one.
   if (compiled.tags && (input.tag === undefined ? rule.effect === 'deny' : !compiled.tags(input.tag))) return false
   return !(compiled.exceptTags && input.tag !== undefined && compiled.exceptTags(input.tag))
 }
 
-function anyOf(patterns: readonly string[], compile: (pattern: string) => Matcher): Matcher | undefined {
-  if (patterns.length === 0) return undefined
-  const matchers = patterns.map(compile)
-  return (text) => matchers.some((match) => match(text))
+function anyOf<T>(matchers: readonly ((value: T) => boolean)[]): ((value: T) => boolean) | undefined {
+  return matchers.length < 2 ? matchers[0] : (value) => matchers.some((matches) => matches(value))
 }
 
-function compileNetwork(cidr: string): Matcher {
+/** An address as its bytes, and IPv4 (also where it came within IPv6) as one number: most networks are compared by that. */
+interface Address {
+  readonly v4: number | undefined
+  readonly bytes: readonly number[]
+}
+
+const numberOf = (bytes: readonly number[]) => bytes.reduce((sum, byte) => (sum << 8) | byte, 0)
+
+/** The bytes of a text's address, made when a rule first asks for them; undefined where it is none (a unix socket). */
+function lazyAddress(text: string | undefined): () => Address | undefined {
+  let made = false
+  let address: Address | undefined
+  return () => {
+    if (!made) {
+      made = true
+      const bytes = text !== undefined && ipaddr.isValid(text) ? ipaddr.process(text).toByteArray() : undefined
+      address = bytes && { v4: bytes.length === 4 ? numberOf(bytes) : undefined, bytes }
+    }
+    return address
+  }
+}
+
+function compileNetwork(cidr: string): Network {
   const [network, bits] = cidr.includes('/') ? ipaddr.parseCIDR(cidr) : [ipaddr.parse(cidr), undefined]
-  return (text) => {
-    if (!ipaddr.isValid(text)) return false
-    const address = ipaddr.process(text)
-    return address.kind() === network.kind() && address.match(network as never, bits ?? (network.kind() === 'ipv4' ? 32 : 128))
+  const own = network.toByteArray()
+  const length = bits ?? own.length * 8
+  if (own.length === 4) {
+    const mask = length === 0 ? 0 : -1 << (32 - length)
+    const wanted = numberOf(own) & mask
+    return ({ v4 }) => v4 !== undefined && (v4 & mask) === wanted
+  }
+  const whole = length >> 3
+  const mask = (0xff << (8 - (length & 7))) & 0xff
+  return ({ bytes }) => {
+    if (bytes.length !== own.length) return false
+    for (let at = 0; at < whole; at++) if (bytes[at] !== own[at]) return false
+    return (length & 7) === 0 || ((bytes[whole] as number) & mask) === ((own[whole] as number) & mask)
   }
 }

@@ -4,11 +4,31 @@
  */
 export function compileGlob(pattern: string): (text: string) => boolean {
   const tokens = parse(pattern)
-  if (tokens.every((token) => token.kind === 'literal')) {
-    const whole = tokens.map((token) => (token.kind === 'literal' ? token.char : '')).join('')
+  const first = tokens.findIndex((token) => token.kind !== 'literal')
+  if (first < 0) {
+    const whole = literalOf(tokens)
     return (text) => text === whole
   }
-  return (text) => matches(tokens, text)
+  const last = tokens.findLastIndex((token) => token.kind !== 'literal')
+  const prefix = literalOf(tokens.slice(0, first))
+  const suffix = literalOf(tokens.slice(last + 1))
+  if (first === last && tokens[first]?.kind === 'deep')
+    return (text) => text.length >= prefix.length + suffix.length && text.startsWith(prefix) && text.endsWith(suffix)
+  const least = prefix.length + suffix.length
+  // What most texts fail by is looked at first: a registry may have a thousand rules.
+  return (text) => text.length >= least && text.endsWith(suffix) && text.startsWith(prefix) && matches(tokens, text)
+}
+
+const literalOf = (tokens: readonly Token[]): string =>
+  tokens.map((token) => (token.kind === 'literal' ? token.char : '')).join('')
+
+/** The first path component of everything a glob matches, where it has a single one; undefined where it may have many. */
+export function firstComponent(pattern: string): string | undefined {
+  const tokens = parse(pattern)
+  const end = tokens.findIndex((token) => token.kind !== 'literal' || token.char === '/')
+  if (end < 0) return literalOf(tokens)
+  const at = tokens[end] as Token
+  return at.kind === 'literal' ? literalOf(tokens.slice(0, end)) : undefined
 }
 
 type Token =

@@ -7,7 +7,7 @@ import { compileRules, evaluate, type PolicyInput } from '../../lib/policy/evalu
 import { compileGlob } from '../../lib/policy/glob.ts'
 import { builtInRules, type Rule } from '../../lib/policy/rule.ts'
 
-const numRuns = Number(process.env.MCR_TEST_RUNS ?? 20_000)
+const numRuns = Number(process.env.MCR_TEST_RUNS ?? 100_000)
 
 /** Globs by the slowest means there is. */
 function referenceGlob(pattern: string, text: string): boolean {
@@ -26,6 +26,29 @@ function referenceGlob(pattern: string, text: string): boolean {
   if (text === '') return false
   if (pattern[0] === '?') return text[0] !== '/' && referenceGlob(pattern.slice(1), text.slice(1))
   return pattern[0] === text[0] && referenceGlob(pattern.slice(1), text.slice(1))
+}
+
+/** Networks by their bits, written out. */
+function referenceNetwork(cidr: string, address: string | undefined): boolean {
+  const bits = (text: string): string => {
+    const plain = text.replace(/^::ffff:/, '')
+    if (plain.includes('.'))
+      return plain
+        .split('.')
+        .map((part) => Number(part).toString(2).padStart(8, '0'))
+        .join('')
+    const [head = '', tail = ''] = plain.split('::')
+    const parts = (half: string) => (half === '' ? [] : half.split(':'))
+    const zeros = Array(8 - parts(head).length - parts(tail).length).fill('0')
+    return [...parts(head), ...zeros, ...parts(tail)]
+      .map((part) => Number.parseInt(part, 16).toString(2).padStart(16, '0'))
+      .join('')
+  }
+  if (address === undefined || address === 'unix') return false
+  const [network = '', length] = cidr.split('/')
+  const own = bits(network)
+  const from = bits(address)
+  return own.length === from.length && from.startsWith(own.slice(0, Number(length ?? own.length)))
 }
 
 /** The rules' meaning, said again without any cleverness. */
@@ -47,7 +70,11 @@ function reference(rules: readonly Rule[], input: PolicyInput): boolean {
       rule.except.repositories.some((glob) => referenceGlob(glob, input.repository as string))
     )
       return false
+    const within = (networks: readonly string[]) => networks.some((cidr) => referenceNetwork(cidr, input.address))
+    if (rule.networks.length > 0 && !within(rule.networks)) return false
+    if (within(rule.except.networks)) return false
     if (!['registry:push', 'registry:overwrite', 'registry:delete'].includes(input.action)) return true
+    if (input.tag !== undefined && rule.except.tags.some((glob) => referenceGlob(glob, input.tag as string))) return false
     if (rule.tags.length > 0) {
       if (input.tag === undefined) return rule.effect === 'allow'
       return rule.tags.some((glob) => referenceGlob(glob, input.tag as string))
@@ -68,6 +95,16 @@ const action = fc.constantFrom<Action>(
   'registry:catalog',
 )
 const some = <T>(item: fc.Arbitrary<T>) => fc.array(item, { maxLength: 2 })
+const network = fc.constantFrom(
+  '10.0.0.0/8',
+  '10.1.0.0/16',
+  '10.1.2.3',
+  '10.1.2.0/23',
+  '0.0.0.0/0',
+  'fd00::/8',
+  'fd00:1::/33',
+  '::/0',
+)
 const rule: fc.Arbitrary<Rule> = fc.record({
   id: fc.nat(),
   priority: fc.integer({ min: 1, max: 5 }),
@@ -79,8 +116,8 @@ const rule: fc.Arbitrary<Rule> = fc.record({
   actions: fc.array(action, { minLength: 1, maxLength: 3 }),
   repositories: some(glob),
   tags: some(glob),
-  networks: fc.constant([]),
-  except: fc.record({ repositories: some(glob), tags: fc.constant([]), networks: fc.constant([]) }),
+  networks: some(network),
+  except: fc.record({ repositories: some(glob), tags: some(glob), networks: some(network) }),
   expiresAt: fc.option(fc.integer({ min: 0, max: 10 }), { nil: undefined }),
   message: fc.constant(undefined),
 })
@@ -91,6 +128,20 @@ const input: fc.Arbitrary<PolicyInput> = fc.record({
   action,
   repository: fc.option(name, { nil: undefined }),
   tag: fc.option(fc.stringMatching(/^[ab]{1,3}$/), { nil: undefined }),
+  address: fc.option(
+    fc.constantFrom(
+      '10.1.2.3',
+      '10.1.3.4',
+      '10.2.0.1',
+      '192.168.0.1',
+      '::ffff:10.1.2.3',
+      'fd00:1::1',
+      'fd00:1:8000::1',
+      '2001:db8::1',
+      'unix',
+    ),
+    { nil: undefined },
+  ),
   now: fc.constant(5),
 })
 

@@ -1,9 +1,17 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { globSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { AdminService } from '../../lib/admin/gen/mcr/v1/admin_pb.ts'
+import { AuditService } from '../../lib/admin/gen/mcr/v1/audit_pb.ts'
+import { PolicyService } from '../../lib/admin/gen/mcr/v1/policy_pb.ts'
+import { RegistryService } from '../../lib/admin/gen/mcr/v1/registry_pb.ts'
+import { openApi } from '../../lib/admin/openapi.ts'
+import { operations } from '../../lib/admin/operations.ts'
 import { ociErrors } from '../../lib/oci/errors.ts'
+import { documentApi } from '../../runtime/cli/api-doc.ts'
 import { documentKeys, exampleFile } from '../../runtime/cli/config.ts'
 import { formatRoutes } from '../../runtime/cli/routes.ts'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
@@ -28,6 +36,8 @@ golden('test/golden/errors.txt', () =>
     .join(''),
 )
 golden('docs/configuration.md', documentKeys)
+golden('docs/api.md', documentApi)
+golden('test/golden/openapi.json', () => `${JSON.stringify(openApi(operations, '0'), null, 1)}\n`)
 golden('deploy/mcr.example.toml', exampleFile)
 golden('test/golden/schema.sql', async () => {
   const database = await openDatabaseFile(join(mkdtempSync(join(tmpdir(), 'mcr-schema-')), 'mcr.db'), {
@@ -76,4 +86,34 @@ test('the list `all` mounts every handler, and each other list a part of it', ()
     [...(assets.mounts[list] as string).matchAll(/"([a-z]+\/[a-z-]+)"/g)].map((match) => match[1] as string)
   assert.deepEqual(new Set(named('all')), all)
   for (const list of Object.keys(assets.mounts)) for (const name of named(list)) assert.ok(all.has(name), `${list}: ${name}`)
+})
+
+test('the generated code is what the protos say', () => {
+  const before = globSync('lib/admin/gen/**/*.ts').sort()
+  const texts = before.map((file) => readFileSync(file, 'utf8'))
+  execFileSync(process.execPath, ['lib/admin/proto/generate.mjs'])
+  assert.deepEqual(globSync('lib/admin/gen/**/*.ts').sort(), before)
+  for (const [index, file] of before.entries())
+    assert.equal(readFileSync(file, 'utf8'), texts[index], `${file} was stale: npm run generate`)
+})
+
+test('every method of the protos is an operation, and every path, word and field of an operation is its own', () => {
+  const methods = [AdminService, AuditService, PolicyService, RegistryService].flatMap((service) =>
+    service.methods.map((method) => method.name),
+  )
+  assert.deepEqual(operations.map(({ method }) => method.name).sort(), methods.sort())
+  const rest = operations.map(({ rest: { method, path } }) => `${method} ${path}`)
+  assert.equal(new Set(rest).size, rest.length)
+  const words = operations.map(({ cli }) => cli.words)
+  assert.equal(new Set(words).size, words.length)
+  for (const {
+    method,
+    rest: { path },
+    cli,
+  } of operations)
+    for (const name of [...[...path.matchAll(/:(\w+)/g)].map((match) => match[1]), ...(cli.args ?? [])])
+      assert.ok(
+        method.input.fields.some((field) => field.name === name),
+        `${method.name} has no field ${name}`,
+      )
 })
