@@ -90,6 +90,8 @@ export interface Ports {
   rules: { readonly builtIn: readonly Rule[] }
   /** Issuers whose ID tokens are exchanged. */
   trusts: { identify(token: string): Promise<TrustedIdentity | undefined> }
+  /** Where nothing else runs jobs (the command line on this host), what an operation needs to collect garbage itself. */
+  collector: { readonly blobs: BlobStore; readonly windowEpochs: number } | undefined
   /** The issuer that people log in through, where one is configured. */
   browserLogins: BrowserLogins | undefined
   /** The process's numbers in Prometheus' text format. */

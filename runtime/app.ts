@@ -6,6 +6,7 @@ import { createTokenKeys } from '../lib/auth/tokens.ts'
 import type { Base, RegistryContext } from '../lib/context.ts'
 import { type Handler, mount, type Route } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
+import { collectGarbageJob } from '../lib/jobs/collect-garbage.ts'
 import { expireUploads } from '../lib/jobs/expire-uploads.ts'
 import type { Job } from '../lib/jobs/job.ts'
 import { pruneJournal } from '../lib/jobs/prune-journal.ts'
@@ -138,6 +139,7 @@ export async function createApp(
     about: { version: assets.version, instance },
     rules: { builtIn },
     trusts: identities.trusts,
+    collector: undefined,
     browserLogins: identities.browserLogins,
     renderMetrics: metrics.render,
   }
@@ -166,6 +168,7 @@ export async function createApp(
         advanceEpoch(),
         expireUploads,
         reapTrash,
+        collectGarbageJob({ windowEpochs: config.storage.windowEpochs, intervalMs: config.storage.gcIntervalMs }),
         checkpointJournal(secret),
         pruneJournal(config.audit),
         revalidateIdentities(identities.mcias),

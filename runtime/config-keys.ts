@@ -96,6 +96,16 @@ export const keys = {
       byDefault: 'deny',
       help: 'Whether manifests may name blobs and children that are not here.',
     },
+    undelete_window: {
+      kind: 'duration',
+      byDefault: '7d',
+      help: 'How long what was deleted keeps its space before garbage collection takes it, in whole days.',
+    },
+    gc_interval: {
+      kind: 'duration',
+      byDefault: '24h',
+      help: 'How often garbage is collected without being asked; 0s: never.',
+    },
     free_floor: { kind: 'size', byDefault: '1GiB', help: 'Free bytes below which uploads are refused with 507.' },
   },
   auth: {

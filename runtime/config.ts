@@ -28,7 +28,14 @@ export interface Config {
     minBodyRate: number
   }
   readonly database: { path: string; url?: string; authToken?: string }
-  readonly storage: { root: string; layersPath: string; uploadsPath: string; freeFloor: number }
+  readonly storage: {
+    root: string
+    layersPath: string
+    uploadsPath: string
+    freeFloor: number
+    windowEpochs: number
+    gcIntervalMs: number
+  }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
   readonly policy: { userContent: boolean }
   readonly mcias: {
@@ -304,6 +311,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       layersPath: text('storage.layers_path') ?? join(root, 'blobs'),
       uploadsPath: text('storage.uploads_path') ?? join(root, 'uploads'),
       freeFloor: number('storage.free_floor'),
+      windowEpochs: Math.ceil(number('storage.undelete_window') / 86_400_000),
+      gcIntervalMs: number('storage.gc_interval'),
     },
     auth: {
       bootstrapPassword: text('auth.bootstrap_password') ?? secretFrom('auth.bootstrap_password_file'),

@@ -31,6 +31,7 @@ export function startJobs(jobs: readonly Job[], ctx: JobContext, holder: string)
 
 async function runOnce(job: Job, ctx: JobContext, holder: string, signal: AbortSignal): Promise<void> {
   try {
+    if (job.due && !(await job.due(ctx))) return
     if (!(await takeLease(ctx.metadata, job.name, holder, ctx.now()))) return
     const report = await job.run(ctx, signal)
     ctx.count('jobs_total', { job: job.name, result: 'ok' })

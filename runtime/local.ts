@@ -8,6 +8,7 @@ import type { Exchange } from '../lib/context.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import type { Assets } from './app.ts'
 import { readAuthKey } from './auth-key.ts'
+import { openBlobsFs } from './blobs-fs.ts'
 import { ensureInstance } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { openDatabase } from './database.ts'
@@ -65,6 +66,18 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
   }
   const identities = createIdentities({ ...base, metadata }, config, undefined)
   const authentication = createAuthentication({ ...base, metadata, passwords, tokens }, { sources: identities.sources })
+  // A database elsewhere has its blobs elsewhere too.
+  const blobs =
+    config.database.url === undefined
+      ? await openBlobsFs({
+          ...config.storage,
+          minBytesPerSecond: config.server.minBodyRate,
+          rateWindowMs: 60_000,
+          freeFloorBytes: config.storage.freeFloor,
+          newId,
+          expectExisting: (await metadata.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
+        })
+      : undefined
   const uid = process.getuid?.() ?? 0
   const subject = `local:${uid}`
   return {
@@ -81,6 +94,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       about: { version: assets.version, instance },
       rules: { builtIn: builtInRules(config.policy) },
       trusts: identities.trusts,
+      collector: blobs && { blobs, windowEpochs: config.storage.windowEpochs },
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },
     exchange: { id: newId(), address: 'local', origin: '', proceed: nothing },

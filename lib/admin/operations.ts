@@ -1,5 +1,6 @@
 import { accountOperations } from './accounts.ts'
 import { auditOperations } from './audit.ts'
+import { garbageOperations } from './garbage.ts'
 import { loginOperations } from './logins.ts'
 import type { Operation } from './operation.ts'
 import { policyOperations } from './policy.ts'
@@ -20,6 +21,7 @@ export const operations: readonly Operation[] = [
   ...tagOperations,
   ...repositoryOperations,
   ...purgeOperations,
+  ...garbageOperations,
   ...policyOperations,
   ...policyQuestions,
   ...auditOperations,

@@ -22,7 +22,7 @@ export function restEndpoint(operation: Operation): Endpoint {
     path: rest.path,
     action: typeof action === 'function' ? 'by request' : action,
     errors: [],
-    needs: ['metadata', 'passwords', 'tokens', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts'],
+    needs: ['metadata', 'passwords', 'tokens', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts', 'collector'],
     async run(request, params, query, ctx, exchange) {
       let response: Response
       try {

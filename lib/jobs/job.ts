@@ -12,5 +12,7 @@ export type JobReport = Record<string, number>
 export interface Job {
   name: string
   everyMs: number
+  /** Whether there is anything to do; asked first where taking the lease, a commit, would be too much for each look. */
+  due?(ctx: JobContext): Promise<boolean>
   run(ctx: JobContext, signal: AbortSignal): Promise<JobReport>
 }

@@ -3,15 +3,19 @@ CREATE INDEX credentials_account ON credentials(account_id);
 CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
 CREATE UNIQUE INDEX credentials_secret ON credentials(secret) WHERE kind <> 'password';
 CREATE INDEX decisions_repository ON decisions(repository, action, hour);
+CREATE INDEX gc_runs_asked ON gc_runs(asked_at);
+CREATE UNIQUE INDEX gc_runs_one ON gc_runs((1)) WHERE state <> 'done';
 CREATE INDEX journal_actor ON journal(actor, seq);
 CREATE UNIQUE INDEX journal_id ON journal(id);
 CREATE INDEX journal_repository ON journal(repository, seq) WHERE repository IS NOT NULL;
 CREATE INDEX journal_type ON journal(type, seq);
+CREATE INDEX manifests_deleted ON manifests(deleted_epoch) WHERE deleted_epoch IS NOT NULL;
 CREATE INDEX manifests_digest ON manifests(digest);
 CREATE INDEX manifests_subject ON manifests(repo_id, subject) WHERE subject IS NOT NULL;
 CREATE INDEX refs_digest ON refs(digest, manifest_id);
 CREATE INDEX repo_blobs_digest ON repo_blobs(digest);
 CREATE UNIQUE INDEX repositories_catalog ON repositories(name) WHERE deleted_epoch IS NULL AND visible = 1;
+CREATE INDEX repositories_deleted ON repositories(deleted_epoch) WHERE deleted_epoch IS NOT NULL;
 CREATE UNIQUE INDEX repositories_name ON repositories(name) WHERE deleted_epoch IS NULL;
 CREATE INDEX tag_history_name ON tag_history(repo_id, name, at);
 CREATE INDEX tags_manifest ON tags(repo_id, manifest_id);
@@ -71,6 +75,23 @@ CREATE TABLE decisions (
   count INTEGER NOT NULL,
   last_at INTEGER NOT NULL,
   PRIMARY KEY (hour, subject, kind, roles, action, repository, tag, address, allowed, rule_id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE gc_runs (
+  id TEXT PRIMARY KEY,
+  asked_at INTEGER NOT NULL,
+  asked_by TEXT NOT NULL,
+  dry_run INTEGER NOT NULL,
+  skip_window INTEGER NOT NULL,
+  state TEXT NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'running', 'done')),
+  holder TEXT,
+  beat_at INTEGER,
+  started_at INTEGER,
+  completed_at INTEGER,
+  manifests INTEGER NOT NULL DEFAULT 0,
+  links INTEGER NOT NULL DEFAULT 0,
+  blobs INTEGER NOT NULL DEFAULT 0,
+  bytes INTEGER NOT NULL DEFAULT 0,
+  error TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE instance (
   id INTEGER PRIMARY KEY CHECK (id = 1),

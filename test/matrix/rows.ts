@@ -242,8 +242,18 @@ const ociRows: Row[] = [
     expected: cells('401 403 403 403 403 403 403 403 401 401 401 403 401 200'),
     send: get('/metrics'),
   },
-  { name: 'GET sso start (not configured)', route: 'GET /auth/oidc/sso/start', expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'), send: get('/auth/oidc/sso/start') },
-  { name: 'GET sso callback (not configured)', route: 'GET /auth/oidc/sso/callback', expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'), send: get('/auth/oidc/sso/callback') },
+  {
+    name: 'GET sso start (not configured)',
+    route: 'GET /auth/oidc/sso/start',
+    expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'),
+    send: get('/auth/oidc/sso/start'),
+  },
+  {
+    name: 'GET sso callback (not configured)',
+    route: 'GET /auth/oidc/sso/callback',
+    expected: cells('404 404 404 404 404 404 404 404 404 404 404 404 404 404'),
+    send: get('/auth/oidc/sso/callback'),
+  },
   { name: 'GET openapi.json', route: 'GET /v1/openapi.json', expected: everybody, send: get('/v1/openapi.json') },
 ]
 
@@ -313,6 +323,8 @@ export const asked: Readonly<Record<string, Asked>> = {
   GetManifest: { kind: 'read', params: { ...inApp, reference: 'v1' }, prepare: tagV1 },
   DeleteManifest: { kind: 'delete', params: { ...inApp, digest: sha256(tagged) }, prepare: tagV1 },
   Purge: { kind: 'somebody', body: { keep: 1000 }, prepare: removable },
+  RunGarbageCollection: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
+  GetGarbageCollectionStatus: { kind: 'manage' },
   ListRules: { kind: 'manage' },
   GetRule: { kind: 'manage', params: { id: '-1' } },
   CreateRule: { kind: 'manage', status: 201, body: rule },
@@ -363,6 +375,11 @@ export const asked: Readonly<Record<string, Asked>> = {
     prepare: made('/v1/trusts', trust, (answer: { trust: { id: number } }) => answer.trust.id),
   },
   ExchangeToken: { kind: 'public', status: 401, body: { id_token: 'no.such.token' } },
+}
+
+async function noRun(registry: TestRegistry): Promise<Record<string, string>> {
+  await registry.sql(`DELETE FROM gc_runs`)
+  return {}
 }
 
 async function moved(registry: TestRegistry): Promise<Record<string, string>> {

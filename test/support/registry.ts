@@ -50,9 +50,10 @@ const password = 'correct horse battery staple'
 
 /**
  * A registry for this test file, ended with it. `MCR_TEST_PROCESSES=3`: three processes of the build with different mount lists over one
- * data directory, behind a plain forwarding proxy; otherwise one, from source, in this process.
+ * data directory, behind a plain forwarding proxy; otherwise one, from source, in this process. `jobs` run in the latter; the three have
+ * those of their lists.
  */
-export async function testRegistry(env: Record<string, string> = {}): Promise<TestRegistry> {
+export async function testRegistry(env: Record<string, string> = {}, jobs: readonly string[] = []): Promise<TestRegistry> {
   const root = mkdtempSync(join(tmpdir(), 'mcr-test-'))
   const settings = {
     MCR_STORAGE_ROOT: root,
@@ -61,7 +62,8 @@ export async function testRegistry(env: Record<string, string> = {}): Promise<Te
     MCR_STORAGE_FREE_FLOOR: '0',
     ...env,
   }
-  const backend = process.env.MCR_TEST_PROCESSES === '3' ? await startSplitBackend(settings) : await startInProcess(settings)
+  const backend =
+    process.env.MCR_TEST_PROCESSES === '3' ? await startSplitBackend(settings) : await startInProcess(settings, jobs)
   after(async () => {
     await backend.stop()
     rmSync(root, { recursive: true, force: true })
@@ -125,7 +127,7 @@ interface Backend {
   stop(): Promise<void>
 }
 
-async function startInProcess(settings: Record<string, string>): Promise<Backend> {
+async function startInProcess(settings: Record<string, string>, jobs: readonly string[]): Promise<Backend> {
   const loaded = loadConfig({ env: { ...settings, MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0' } })
   if ('problems' in loaded) throw new Error(JSON.stringify(loaded.problems))
   const handlers = await loadHandlers()
@@ -133,6 +135,7 @@ async function startInProcess(settings: Record<string, string>): Promise<Backend
     throw error
   })
   const server = await startAppServer(app, loaded.config)
+  app.startJobs(jobs)
   return {
     port: server.port,
     database: app.database,

@@ -56,6 +56,5 @@ export const comments: Readonly<Record<string, string>> = {
   "PurgedTag.kept": "why it stays all the same, such as a rule",
   "RunGarbageCollectionRequest.dry_run": "say what would go, and let it stay",
   "RunGarbageCollectionRequest.now": "skip the window and the quarantine, never the leases",
-  "RunGarbageCollectionRequest.wait": "wait for the end instead of answering at once",
   "GarbageCollection.error": "why it ended early; empty: it did not"
 }

@@ -1,0 +1,151 @@
+import assert from 'node:assert/strict'
+import { readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { admin } from '../matrix/columns.ts'
+import { pushBlob, pushImage, sha256 } from '../support/oci.ts'
+import { testRegistry } from '../support/registry.ts'
+
+const registry = await testRegistry({}, ['collect-garbage'])
+const filesOf = (digest: string) =>
+  readdirSync(join(registry.root, 'blobs'), { recursive: true }).filter((name) => String(name).includes(digest.slice(7))).length
+
+/** Time that passes for the registry: epochs, which last a day. */
+const pass = async (epochs: number) => await registry.sql('UPDATE instance SET epoch = epoch + ?', [epochs])
+
+interface Run {
+  id: string
+  completed_at?: string
+  manifests_removed: number
+  blobs_removed: number
+  bytes_freed: number
+  error: string
+}
+
+async function collect(options: { dry_run?: boolean; now?: boolean } = {}): Promise<Run> {
+  const { id } = (await admin(registry, 'POST', '/v1/gc', options)) as unknown as { id: string }
+  for (let wait = 0; wait < 200; wait++) {
+    const status = (await admin(registry, 'GET', '/v1/gc/status')) as unknown as { running: boolean; last_run: Run }
+    if (status.last_run.id === id && !status.running) {
+      assert.equal(status.last_run.error, '')
+      return status.last_run
+    }
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  throw new Error('the collection did not end')
+}
+const get = async (path: string) => (await registry.fetch('GET', path)).status
+
+test('a layer whose image was deleted stays for the window and goes after it; what another image needs stays', async () => {
+  const shared = 'a layer of both'
+  const own = 'a layer of one'
+  await pushImage(registry, 'gc/app', 'keep', { layers: [shared] })
+  const { digest } = await pushImage(registry, 'gc/app', 'drop', { layers: [shared, own] })
+  assert.equal((await registry.fetch('DELETE', `/v2/gc/app/manifests/${digest}`)).status, 202)
+  await pass(3)
+  await collect()
+  assert.equal(filesOf(sha256(own)), 1, 'in the window')
+  await pass(10)
+  const foreseen = await collect({ dry_run: true })
+  assert.equal(filesOf(sha256(own)), 1, 'a dry run takes nothing')
+  const run = await collect()
+  assert.deepEqual([run.manifests_removed, run.blobs_removed, run.bytes_freed], [1, 1, own.length])
+  assert.deepEqual([foreseen.manifests_removed, foreseen.blobs_removed, foreseen.bytes_freed], [1, 1, own.length], 'as foreseen')
+  assert.equal(await get(`/v2/gc/app/blobs/${sha256(own)}`), 404)
+  assert.equal(await get(`/v2/gc/app/blobs/${sha256(shared)}`), 200)
+  assert.equal(await get('/v2/gc/app/manifests/keep'), 200)
+})
+
+test('--now takes at once what was deleted, and never what was pushed just now', async () => {
+  const old = 'deleted a moment ago'
+  const { digest } = await pushImage(registry, 'gc/now', 'v1', { layers: [old] })
+  await pass(2)
+  const fresh = await pushBlob(registry, 'gc/now', 'pushed, its manifest is still to come')
+  await registry.fetch('DELETE', `/v2/gc/now/manifests/${digest}`)
+  await collect({ now: true })
+  assert.equal(filesOf(sha256(old)), 0)
+  assert.equal(await get(`/v2/gc/now/blobs/${fresh}`), 200)
+})
+
+test('a blob that a push was told is there outlives a collection', async () => {
+  const layer = await pushBlob(registry, 'gc/head', 'cold and wanted')
+  await pass(5)
+  assert.equal((await registry.fetch('HEAD', `/v2/gc/head/blobs/${layer}`)).status, 200)
+  await collect({ now: true })
+  await pushImage(registry, 'gc/head', 'v1', { layers: ['cold and wanted'] })
+  await pass(5)
+  await collect({ now: true })
+  assert.equal(await get(`/v2/gc/head/blobs/${layer}`), 200)
+})
+
+test('what is deleted and pushed again within the window is whole', async () => {
+  const { digest, text } = await pushImage(registry, 'gc/again', 'v1', { layers: ['comes back'] })
+  await registry.fetch('DELETE', `/v2/gc/again/manifests/${digest}`)
+  await pass(3)
+  await collect()
+  const again = await registry.fetch('PUT', '/v2/gc/again/manifests/v1', {
+    body: text,
+    headers: { 'content-type': 'application/vnd.oci.image.manifest.v1+json' },
+  })
+  assert.equal(again.status, 201)
+  await pass(12)
+  await collect({ now: true })
+  assert.equal(await get(`/v2/gc/again/blobs/${sha256('comes back')}`), 200)
+})
+
+test('a deleted repository gives its space back, and its name at once', async () => {
+  await pushImage(registry, 'gc/gone', 'v1', { layers: ['only in the repository that goes'] })
+  await registry.fetch('POST', '/v2/gc/gone/blobs/uploads/')
+  const answer = (await admin(registry, 'DELETE', '/v1/repositories/gc/gone')) as unknown as {
+    released: number
+    tags_deleted: number
+  }
+  assert.deepEqual([answer.released, answer.tags_deleted], ['only in the repository that goes'.length, 1])
+  assert.equal(await get('/v2/gc/gone/manifests/v1'), 404)
+  await pushImage(registry, 'gc/gone', 'v2', { layers: ['new under the old name'] })
+  await pass(12)
+  await collect({ now: true })
+  assert.equal(filesOf(sha256('only in the repository that goes')), 0)
+  assert.equal(await get('/v2/gc/gone/manifests/v2'), 200)
+  const left = await registry.database.read.all('SELECT id FROM repositories WHERE deleted_epoch IS NOT NULL')
+  assert.equal(left.length, 0)
+})
+
+test('one collection at a time: a second one is 409 and says where to look', async () => {
+  await registry.sql(
+    `INSERT INTO gc_runs(id, asked_at, asked_by, dry_run, skip_window, state, beat_at) VALUES ('x', ?, 'test', 0, 0, 'running', ?)`,
+    [Date.now(), Date.now()],
+  )
+  const response = await registry.fetch('POST', '/v1/gc', { body: '{}', headers: { 'content-type': 'application/json' } })
+  assert.equal(response.status, 409)
+  assert.match(await response.text(), /gc status/)
+  await registry.sql(`UPDATE gc_runs SET beat_at = 1 WHERE id = 'x'`)
+  await collect({ dry_run: true })
+})
+
+test('pushes go on while garbage is collected: nothing that was acknowledged is missing', async () => {
+  let stop = false
+  const collecting = (async () => {
+    while (!stop) {
+      await pass(1)
+      await collect({ now: true })
+    }
+  })()
+  const pushed: string[] = []
+  for (let index = 0; index < 60; index++) {
+    const layers = [`layer ${index}`, `shared ${index % 3}`]
+    const { digest, response } = await pushImage(registry, `gc/race${index % 2}`, `t${index % 5}`, { layers })
+    assert.equal(response.status, 201, await response.text())
+    pushed.push(digest)
+    if (index % 4 === 3) await registry.fetch('DELETE', `/v2/gc/race${(index - 1) % 2}/manifests/${pushed[index - 1]}`)
+  }
+  stop = true
+  await collecting
+  for (let tag = 0; tag < 5; tag++)
+    for (const name of ['gc/race0', 'gc/race1']) {
+      const response = await registry.fetch('GET', `/v2/${name}/manifests/t${tag}`)
+      if (response.status === 404) continue
+      const { layers } = (await response.json()) as { layers: { digest: string }[] }
+      for (const { digest } of layers) assert.equal((await registry.fetch('GET', `/v2/${name}/blobs/${digest}`)).status, 200)
+    }
+})
