@@ -40,6 +40,8 @@ interface CompiledRule {
 interface RulesOfAction {
   readonly general: CompiledRule[]
   readonly byComponent: Map<string, CompiledRule[]>
+  /** Whether any of them asks where the caller is: else its address need not be parsed. */
+  networks: boolean
 }
 export type CompiledRules = ReadonlyMap<Action, RulesOfAction>
 
@@ -65,8 +67,9 @@ export function compileRules(rules: readonly Rule[]): CompiledRules {
     // Who may push may overwrite, unless a rule about overwriting says no.
     const implied = rule.effect === 'allow' && rule.actions.includes('registry:push') ? ['registry:overwrite' as const] : []
     for (const action of new Set([...rule.actions, ...implied])) {
-      const of = byAction.get(action) ?? { general: [], byComponent: new Map<string, CompiledRule[]>() }
+      const of = byAction.get(action) ?? { general: [], byComponent: new Map<string, CompiledRule[]>(), networks: false }
       byAction.set(action, of)
+      of.networks ||= compiled.networks !== undefined || compiled.exceptNetworks !== undefined
       if (!indexed) of.general.push(compiled)
       else
         for (const component of new Set(components as string[]))
@@ -88,7 +91,7 @@ export function evaluate(rules: CompiledRules, input: PolicyInput): Decision {
   const slash = input.repository?.indexOf('/') ?? -1
   const own =
     (input.repository !== undefined && of?.byComponent.get(slash < 0 ? input.repository : input.repository.slice(0, slash))) || []
-  const address = lazyAddress(input.address)
+  const address = of?.networks ? addressOf(input.address) : undefined
   // Two lists in order, walked as one.
   for (let g = 0, o = 0; g < general.length || o < own.length; ) {
     const fromOwn =
@@ -107,18 +110,15 @@ export function evaluate(rules: CompiledRules, input: PolicyInput): Decision {
   return allowed ? { allow: true, rule: allowed, expiresAt } : { allow: false, expiresAt }
 }
 
-function applies(compiled: CompiledRule, input: PolicyInput, address: () => Address | undefined): boolean {
+function applies(compiled: CompiledRule, input: PolicyInput, address: Address | undefined): boolean {
   const { rule } = compiled
   if (rule.accountTypes.length === 0 ? input.kind === 'anonymous' : !rule.accountTypes.includes(input.kind)) return false
   if (rule.subject !== undefined && rule.subject !== input.subject) return false
   if (rule.roles.length > 0 && !rule.roles.some((role) => input.roles.includes(role))) return false
   if (compiled.repositories && (input.repository === undefined || !compiled.repositories(input.repository))) return false
   if (compiled.exceptRepositories && input.repository !== undefined && compiled.exceptRepositories(input.repository)) return false
-  if (compiled.networks || compiled.exceptNetworks) {
-    const from = address()
-    if (compiled.networks && (from === undefined || !compiled.networks(from))) return false
-    if (compiled.exceptNetworks && from !== undefined && compiled.exceptNetworks(from)) return false
-  }
+  if (compiled.networks && (address === undefined || !compiled.networks(address))) return false
+  if (compiled.exceptNetworks && address !== undefined && compiled.exceptNetworks(address)) return false
   if (!tagged.has(input.action)) return true
   // A question without a tag ("may it push here at all?") is answered yes by a rule for some tags, and never refused by one.
   if (compiled.tags && (input.tag === undefined ? rule.effect === 'deny' : !compiled.tags(input.tag))) return false
@@ -137,18 +137,11 @@ interface Address {
 
 const numberOf = (bytes: readonly number[]) => bytes.reduce((sum, byte) => (sum << 8) | byte, 0)
 
-/** The bytes of a text's address, made when a rule first asks for them; undefined where it is none (a unix socket). */
-function lazyAddress(text: string | undefined): () => Address | undefined {
-  let made = false
-  let address: Address | undefined
-  return () => {
-    if (!made) {
-      made = true
-      const bytes = text !== undefined && ipaddr.isValid(text) ? ipaddr.process(text).toByteArray() : undefined
-      address = bytes && { v4: bytes.length === 4 ? numberOf(bytes) : undefined, bytes }
-    }
-    return address
-  }
+/** The address a text is, or undefined where it is none (a unix socket). */
+function addressOf(text: string | undefined): Address | undefined {
+  if (text === undefined || !ipaddr.isValid(text)) return undefined
+  const bytes = ipaddr.process(text).toByteArray()
+  return { v4: bytes.length === 4 ? numberOf(bytes) : undefined, bytes }
 }
 
 function compileNetwork(cidr: string): Network {

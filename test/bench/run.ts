@@ -1,11 +1,12 @@
 // Measures this registry beside Debian's docker-registry in one run. Ratios are what counts: the machine's own noise is in both.
-// `npm run bench` runs everything; `npm run bench -- beside scale start memory` names parts.
+// `npm run bench` runs everything; `npm run bench -- beside scale start memory access` names parts.
+import { access } from './access.ts'
 import { beside } from './beside.ts'
 import { memoryUse } from './memory-use.ts'
 import { scale } from './scale.ts'
 import { start } from './start.ts'
 
-const parts = { beside, scale, start, memory: memoryUse }
+const parts = { beside, scale, start, memory: memoryUse, access }
 const wanted = process.argv.slice(2)
 for (const [name, run] of Object.entries(parts)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
