@@ -179,7 +179,10 @@ export const keys = {
     },
   },
   sso: {
-    issuer: { kind: 'url', help: 'OpenID Connect issuer that people log in through in a browser.' },
+    issuer: {
+      kind: 'text',
+      help: 'OpenID Connect issuer that people log in through in a browser, exactly as it names itself; https.',
+    },
     client_id: { kind: 'text', help: 'Our client id there.' },
     client_secret: { kind: 'secret', help: 'Our client secret there; none for a public client.' },
     client_secret_file: { kind: 'path', help: 'A file with it.' },

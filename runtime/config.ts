@@ -2,8 +2,8 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import type { Limits } from '../lib/context.ts'
-import { parseListen } from './addresses.ts'
-import { type Key, type Kind, keys } from './config-keys.ts'
+import { type Key, keys } from './config-keys.ts'
+import { parseValue, type Value } from './config-values.ts'
 
 /** One thing wrong with the configuration. `value` is never a secret. */
 export interface ConfigProblem {
@@ -60,7 +60,6 @@ export interface Config {
   readonly log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'auto' | 'json' | 'pretty' }
 }
 
-type Value = string | number | boolean | readonly string[]
 interface Found {
   raw: unknown
   from: string
@@ -188,72 +187,6 @@ function distance(a: string, b: string): number {
   return row[b.length] as number
 }
 
-const durationUnits: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 }
-const sizeUnits: Readonly<Record<string, number>> = {
-  '': 1,
-  B: 1,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  TB: 1e12,
-  KIB: 2 ** 10,
-  MIB: 2 ** 20,
-  GIB: 2 ** 30,
-  TIB: 2 ** 40,
-}
-
-function parseValue(kind: Kind, raw: unknown): Value | Error {
-  const text = typeof raw === 'number' || typeof raw === 'bigint' || typeof raw === 'boolean' ? String(raw) : raw
-  if (kind === 'list' || kind === 'networks') {
-    const list = Array.isArray(raw)
-      ? raw.map(String)
-      : typeof text === 'string'
-        ? text
-            .split(',')
-            .map((entry) => entry.trim())
-            .filter(Boolean)
-        : undefined
-    if (!list) return new Error('a list of texts')
-    if (kind === 'networks')
-      for (const entry of list)
-        if (!/^[0-9a-fA-F:.]+(\/[0-9]{1,3})?$/.test(entry))
-          return new Error(`addresses or networks such as 10.0.0.0/8; ${entry} is none`)
-    return list
-  }
-  if (typeof text !== 'string') return new Error('a single value')
-  if (Array.isArray(kind)) return kind.includes(text) ? text : new Error(`one of ${kind.join(', ')}`)
-  switch (kind) {
-    case 'switch':
-      return text === 'true' ? true : text === 'false' ? false : new Error('true or false')
-    case 'count':
-      return /^[0-9]{1,12}$/.test(text) ? Number(text) : new Error('a whole number')
-    case 'duration': {
-      const match = /^([0-9]{1,9})(ms|s|m|h|d)$/.exec(text)
-      return match
-        ? Number(match[1]) * (durationUnits[match[2] as string] as number)
-        : new Error('a duration such as 30s, 5m, 24h')
-    }
-    case 'size': {
-      const match = /^([0-9]{1,15}) ?([KMGT]?I?B|)$/.exec(text.toUpperCase())
-      const unit = match && sizeUnits[match[2] as string]
-      return match && unit !== undefined && unit !== null ? Number(match[1]) * unit : new Error('a size such as 512MiB, 4GB')
-    }
-    case 'url':
-      return /^https?:\/\/[A-Za-z0-9.:[\]_-]+(\/[^?#]*)?$/.test(text)
-        ? text.replace(/\/+$/, '')
-        : new Error('an http or https address without query')
-    case 'listen':
-      try {
-        if (!text.startsWith('unix:/')) parseListen(text)
-        return text
-      } catch {
-        return new Error('host:port, :port or unix:/path')
-      }
-    default:
-      return text
-  }
-}
-
 function show(raw: unknown): string {
   return (typeof raw === 'string' ? raw : JSON.stringify(raw)).slice(0, 200)
 }
@@ -281,6 +214,12 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
   if (number('auth.token_ttl') < 60_000) problem('auth.token_ttl', '60s at least: clients raise shorter lives to that')
   if (number('limits.manifest_size') > 4 * 2 ** 20) problem('limits.manifest_size', '4MiB at most: clients read no larger ones')
   if (text('mcias.server_url')?.startsWith('http:')) problem('mcias.server_url', 'an https address: passwords go there')
+  const issuer = text('sso.issuer')
+  if (
+    issuer !== undefined &&
+    !/^https:\/\/[^\s?#]+$|^http:\/\/(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(\/[^\s?#]*)?$/.test(issuer)
+  )
+    problem('sso.issuer', 'an https address, exactly as the issuer names itself')
   if ((text('sso.issuer') === undefined) !== (text('sso.client_id') === undefined))
     problem(text('sso.issuer') === undefined ? 'sso.issuer' : 'sso.client_id', 'set together: sso.issuer and sso.client_id')
   const secretFrom = (key: string) => {

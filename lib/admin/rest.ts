@@ -103,6 +103,7 @@ function streamed(operation: Operation, messages: AsyncIterable<unknown>, stop: 
           controller.enqueue(encoder.encode(`${JSON.stringify(Object.values(fields)[0])}\n`))
         }
       } catch (error) {
+        if (stop.signal.aborted) return
         ctx.log({ level: 'error', event: 'stream_failed', operation: operation.method.name, error: String(error) })
         controller.error(error)
       }

@@ -1,3 +1,5 @@
+import { keep } from './keep.ts'
+
 /** `REFUSED`: the issuer says no, or what it says does not hold. `UNAVAILABLE`: no verdict at all. */
 export type OidcFailure = 'OIDC_REFUSED' | 'OIDC_UNAVAILABLE'
 
@@ -9,8 +11,8 @@ export type VerifyIdToken = (
 ) => Promise<Record<string, unknown> | undefined>
 
 interface Metadata {
-  authorizationEndpoint: string
-  tokenEndpoint: string
+  authorizationEndpoint: string | undefined
+  tokenEndpoint: string | undefined
   jwksUri: string
   algorithms: readonly string[]
 }
@@ -42,8 +44,6 @@ export interface OidcIssuer {
 const acceptable = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA']
 const metadataMs = 3_600_000
 const keysMs = 10 * 60_000
-/** An unknown key is looked for again, but not at the pace of whoever sends such tokens. */
-const keysAgainMs = 60_000
 const answerBytes = 256 * 1024
 
 export function oidcFailure(code: OidcFailure, message: string): Error & { code: OidcFailure } {
@@ -68,12 +68,13 @@ export function createOidcIssuer(options: {
   timeoutMs?: number
 }): OidcIssuer {
   const { issuer, now, verify } = options
-  let metadata: { value: Metadata; at: number } | undefined
-  let keys: { value: { keys: { kid?: string }[] }; at: number } | undefined
+  const metadata = keep(() => loaded(loadMetadata), now)
+  const keys = keep(() => loaded(loadKeys), now)
 
   async function ask(url: string, init: RequestInit = {}): Promise<Record<string, unknown>> {
     let response: Response
     let text: string
+    secureUrl(url)
     try {
       response = await options.fetch(url, {
         ...init,
@@ -84,54 +85,42 @@ export function createOidcIssuer(options: {
     } catch {
       throw oidcFailure('OIDC_UNAVAILABLE', `${new URL(url).host} cannot be reached`)
     }
-    if (response.status >= 400 && response.status < 500)
+    if (response.status >= 400 && response.status < 500 && response.status !== 429)
       throw oidcFailure('OIDC_REFUSED', `${new URL(url).host} answered ${response.status}`)
     try {
       if (response.status !== 200) throw new Error()
-      return JSON.parse(text) as Record<string, unknown>
+      const answer = JSON.parse(text) as unknown
+      if (typeof answer !== 'object' || answer === null) throw new Error()
+      return answer as Record<string, unknown>
     } catch {
       throw oidcFailure('OIDC_UNAVAILABLE', `${new URL(url).host} answered ${response.status}, and not as an issuer does`)
     }
   }
 
-  async function describe(): Promise<Metadata> {
-    if (metadata && now() - metadata.at < metadataMs) return metadata.value
-    try {
-      const found = await ask(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`)
-      if (found.issuer !== issuer) throw oidcFailure('OIDC_UNAVAILABLE', 'the metadata are of another issuer')
-      const algorithms = Array.isArray(found.id_token_signing_alg_values_supported)
-        ? found.id_token_signing_alg_values_supported
-        : ['RS256']
-      const value = {
-        authorizationEndpoint: secureUrl(found.authorization_endpoint ?? found.jwks_uri),
-        tokenEndpoint: secureUrl(found.token_endpoint ?? found.jwks_uri),
-        jwksUri: secureUrl(found.jwks_uri),
-        algorithms: acceptable.filter((algorithm) => algorithms.includes(algorithm)),
-      }
-      metadata = { value, at: now() }
-    } catch (error) {
-      if (!metadata)
-        throw isOidcFailure(error) && error.code === 'OIDC_REFUSED' ? oidcFailure('OIDC_UNAVAILABLE', error.message) : error
+  async function loadMetadata(): Promise<Metadata> {
+    const found = await ask(`${issuer.replace(/\/$/, '')}/.well-known/openid-configuration`)
+    if (found.issuer !== issuer) throw oidcFailure('OIDC_UNAVAILABLE', 'the metadata are of another issuer')
+    const algorithms = Array.isArray(found.id_token_signing_alg_values_supported)
+      ? found.id_token_signing_alg_values_supported
+      : ['RS256']
+    const optional = (value: unknown) => (value === undefined ? undefined : secureUrl(value))
+    return {
+      authorizationEndpoint: optional(found.authorization_endpoint),
+      tokenEndpoint: optional(found.token_endpoint),
+      jwksUri: secureUrl(found.jwks_uri),
+      algorithms: acceptable.filter((algorithm) => algorithms.includes(algorithm)),
     }
-    return metadata.value
   }
 
-  /** The issuer's keys; asked for again where none has the id. */
-  async function keysFor(kid: unknown): Promise<object> {
-    const has = () => keys?.value.keys.some((key) => kid === undefined || key.kid === kid)
-    const age = keys ? now() - keys.at : Number.POSITIVE_INFINITY
-    if (age > keysMs || (!has() && age > keysAgainMs)) {
-      const { jwksUri } = await describe()
-      try {
-        const found = await ask(jwksUri)
-        if (!Array.isArray(found.keys)) throw oidcFailure('OIDC_UNAVAILABLE', 'the keys are no JWK set')
-        keys = { value: { keys: found.keys as { kid?: string }[] }, at: now() }
-      } catch (error) {
-        if (!keys) throw isOidcFailure(error) ? oidcFailure('OIDC_UNAVAILABLE', error.message) : error
-      }
-    }
-    return (keys as { value: object }).value
+  async function loadKeys(): Promise<{ keys: { kid?: string }[] }> {
+    const { keys } = await ask((await describe()).jwksUri)
+    if (!Array.isArray(keys)) throw oidcFailure('OIDC_UNAVAILABLE', 'the keys are no JWK set')
+    return { keys: keys.filter((key) => typeof key === 'object' && key !== null) }
   }
+
+  const describe = () => metadata((_, age) => age < metadataMs)
+  const keysFor = (kid: unknown) =>
+    keys(({ keys }, age) => age <= keysMs && keys.some((key) => kid === undefined || key.kid === kid))
 
   async function verifyIdToken(token: string, audience: readonly string[]): Promise<Record<string, unknown> | undefined> {
     if (token.length > 16_384) return undefined
@@ -139,14 +128,15 @@ export function createOidcIssuer(options: {
     const claims = await verify(token, await keysFor(headerOf(token)?.kid), { issuer, audience, algorithms })
     if (!claims) return undefined
     // Core §3.1.3.7: of several audiences one is whom the token was made for, and that must be us.
-    const several = Array.isArray(claims.aud) && claims.aud.length > 1
-    return several && !audience.includes(String(claims.azp)) ? undefined : claims
+    const named = [claims.aud].flat()
+    const ours = named.length < 2 || named.some((name) => name === claims.azp && audience.includes(String(name)))
+    return ours ? claims : undefined
   }
 
   return {
     verifyIdToken,
     async authorizationUrl({ clientId, redirectUri, state, nonce, codeChallenge }) {
-      const url = new URL((await describe()).authorizationEndpoint)
+      const url = new URL(named((await describe()).authorizationEndpoint))
       const parameters = {
         response_type: 'code',
         scope: 'openid profile email',
@@ -169,7 +159,7 @@ export function createOidcIssuer(options: {
       })
       if (clientSecret === undefined) form.set('client_id', clientId)
       const basic = btoa(`${encodeURIComponent(clientId)}:${encodeURIComponent(clientSecret ?? '')}`)
-      const answer = await ask((await describe()).tokenEndpoint, {
+      const answer = await ask(named((await describe()).tokenEndpoint), {
         method: 'POST',
         body: form.toString(),
         headers: {
@@ -193,11 +183,26 @@ export async function pkce(): Promise<{ verifier: string; challenge: string }> {
   return { verifier, challenge }
 }
 
+/** A refusal of metadata or keys is no verdict about a token. */
+async function loaded<T>(load: () => Promise<T>): Promise<T> {
+  try {
+    return await load()
+  } catch (error) {
+    throw isOidcFailure(error) ? oidcFailure('OIDC_UNAVAILABLE', error.message) : error
+  }
+}
+
+function named(endpoint: string | undefined): string {
+  if (endpoint === undefined)
+    throw oidcFailure('OIDC_UNAVAILABLE', 'the issuer logs nobody in: its metadata name no such address')
+  return endpoint
+}
+
 function secureUrl(value: unknown): string {
   const url = typeof value === 'string' && URL.canParse(value) ? new URL(value) : undefined
   const loopback = url !== undefined && /^(localhost|127\.0\.0\.1|\[::1\])$/.test(url.hostname)
   if (!url || !(url.protocol === 'https:' || (url.protocol === 'http:' && loopback)))
-    throw oidcFailure('OIDC_UNAVAILABLE', 'the metadata name an address that is not https')
+    throw oidcFailure('OIDC_UNAVAILABLE', 'an address of the issuer is not https')
   return url.href
 }
 

@@ -107,6 +107,12 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
       process.stdout.write(formatRoutes(deps.assets.routes))
     })
 
+  const settle = (command: Command) => {
+    // Commands that were made apart do not inherit how failures end.
+    command.copyInheritedSettings(program)
+    command.commands.forEach(settle)
+  }
+  program.commands.forEach(settle)
   try {
     await program.parseAsync(args, { from: 'user' })
   } catch (error) {

@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs'
 import { create, type DescField, type DescMessage, type MessageShape } from '@bufbuild/protobuf'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { comments } from '../../lib/admin/gen/comments.ts'
@@ -151,6 +152,8 @@ function optionOf(name: string, field: DescField): Option {
   const help = [commentOf(field), time ? 'RFC 3339, or a duration such as 30d' : ''].filter(Boolean).join('; ')
   if (isSwitch(field)) return new Option(`--${name} [value]`, help).preset(true).argParser((text) => asSwitch(text))
   if (field.fieldKind === 'list') return new Option(`--${name} <value...>`, help)
+  // A log is too long for a command line.
+  if (field.name === 'checkpoints') return new Option(`--${name} <file>`, help).argParser((file) => readFileSync(file, 'utf8'))
   return new Option(`--${name} <${time ? 'time' : 'value'}>`, help).argParser((text) => (time ? asTime(name, text) : text))
 }
 

@@ -1,0 +1,314 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { operations } from '../../lib/admin/operations.ts'
+import { freePort } from '../support/ports.ts'
+import { password, type RegistryProcess, startRegistry } from '../support/process.ts'
+
+const home = mkdtempSync(join(tmpdir(), 'mcr-cli-'))
+const grpcPort = await freePort()
+const registry: RegistryProcess = await startRegistry({ env: { MCR_SERVER_GRPC_ADDR: `127.0.0.1:${grpcPort}` } })
+after(() => registry.remove())
+const authorization = `Basic ${btoa(`admin:${password}`)}`
+const fetchJson = async (method: string, path: string, body?: object) => {
+  const response = await fetch(`${registry.url}${path}`, {
+    method,
+    headers: { authorization, 'content-type': 'application/json' },
+    body: body && JSON.stringify(body),
+  })
+  return (await response.json()) as Record<string, never>
+}
+const { token } = await fetchJson('POST', '/v1/auth/login', { username: 'admin', password })
+
+/** The three ways to a registry: its own host's database, REST, gRPC. */
+const faces: Record<string, string[]> = {
+  local: [],
+  rest: ['--server', registry.url, '--token', String(token)],
+  grpc: ['--grpc', `http://127.0.0.1:${grpcPort}`, '--token', String(token)],
+}
+interface Ran {
+  status: number | null
+  out: string
+  err: string
+}
+function mcr(face: string, args: string[], input = ''): Ran {
+  const { status, stdout, stderr } = spawnSync(process.execPath, ['dist/mcr.mjs', ...(faces[face] as string[]), ...args], {
+    encoding: 'utf8',
+    input,
+    timeout: 30_000,
+    env: {
+      PATH: process.env.PATH,
+      HOME: home,
+      XDG_CONFIG_HOME: join(home, face),
+      MCR_STORAGE_ROOT: registry.dir,
+      MCR_STORAGE_FREE_FLOOR: '0',
+    },
+  })
+  return { status, out: stdout, err: stderr }
+}
+function ok(face: string, args: string[], input?: string): string {
+  const { status, out, err } = mcr(face, args, input)
+  assert.equal(status, 0, `mcr ${args.join(' ')} by ${face}: ${status}: ${out}${err}`)
+  return out
+}
+const json = (face: string, args: string[]) => JSON.parse(ok(face, ['--json', ...args])) as Record<string, never>
+
+/** Operations that a command was run for, by their words. */
+const exercised = new Map<string, Set<string>>()
+function exercise(face: string, words: string): void {
+  exercised.set(face, (exercised.get(face) ?? new Set()).add(words))
+}
+
+async function pushImage(name: string, tag: string, note = tag): Promise<string> {
+  const empty = 'sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a'
+  await fetch(`${registry.url}/v2/${name}/blobs/uploads/?digest=${empty}`, {
+    method: 'POST',
+    headers: { authorization },
+    body: '{}',
+  })
+  const type = 'application/vnd.oci.image.manifest.v1+json'
+  const body = JSON.stringify({
+    schemaVersion: 2,
+    mediaType: type,
+    config: { mediaType: 'application/vnd.oci.empty.v1+json', digest: empty, size: 2 },
+    layers: [],
+    annotations: { note },
+  })
+  const response = await fetch(`${registry.url}/v2/${name}/manifests/${tag}`, {
+    method: 'PUT',
+    headers: { authorization, 'content-type': type },
+    body,
+  })
+  return response.headers.get('docker-content-digest') as string
+}
+
+for (const face of Object.keys(faces)) {
+  const run = (words: string, ...args: string[]) => {
+    exercise(face, words)
+    return json(face, [...words.split(' '), ...args]) as Record<string, unknown>
+  }
+  test(`every operation by the command line, ${face}`, async () => {
+    const name = `cli/${face}`
+    const first = await pushImage(name, 'v1', 'one')
+    const second = await pushImage(name, 'v2', 'two')
+    assert.equal(run('health').status, 'ok')
+    assert.ok(Number(run('status').repositories) >= 1)
+    if (face !== 'local') assert.equal(run('whoami').name, 'admin')
+    else {
+      assert.match(String(run('whoami').subject), /^local:/)
+    }
+    assert.ok((run('repo list').repositories as { name: string }[]).some((entry) => entry.name === name))
+    assert.equal((run('repo show', name).tags as unknown[]).length, 2)
+    assert.deepEqual(
+      (run('tag list', name).tags as { name: string }[]).map((tag) => tag.name),
+      ['v1', 'v2'],
+    )
+    assert.equal(run('tag show', name, 'v1').digest, first)
+    assert.equal(run('tag move', name, 'v1', second, '--if-digest', first).old_digest, first)
+    assert.equal((run('tag history', name, 'v1').changes as unknown[]).length, 2)
+    assert.equal(run('manifest show', name, 'v2').digest, second)
+    assert.equal(run('tag delete', name, 'v1').digest, second)
+    assert.equal(run('manifest delete', name, second).digest, second)
+    for (const tag of ['a', 'b', 'c']) await pushImage(name, tag)
+    assert.equal(run('purge', name, '--keep', '1', '--dry-run').deleted, 2)
+    assert.equal(run('purge', name, '--keep', '1').deleted, 2)
+    assert.equal(run('repo delete', name).tags_deleted, 1)
+    assert.match(String(run('gc run', '--dry-run').id), /-/)
+    run('gc status')
+    for (let wait = 0; wait < 100 && run('gc status').running; wait++) await new Promise((resolve) => setTimeout(resolve, 100))
+
+    run('account create', `p-${face}`, '--password', 'long enough', '--roles', 'user')
+    assert.equal((run('account show', `p-${face}`).account as { name: string }).name, `p-${face}`)
+    assert.deepEqual((run('role grant', `p-${face}`, 'release').account as { roles: string[] }).roles, ['user', 'release'])
+    assert.deepEqual((run('role revoke', `p-${face}`, 'user').account as { roles: string[] }).roles, ['release'])
+    assert.ok((run('role list').roles as { name: string }[]).some((role) => role.name === 'release'))
+    assert.equal((run('account update', `p-${face}`, '--disabled').account as { disabled: boolean }).disabled, true)
+    assert.ok((run('account list').accounts as { name: string }[]).some((account) => account.name === `p-${face}`))
+    run('account delete', `p-${face}`)
+
+    if (face === 'local') {
+      const refused = mcr(face, ['token', 'create', 'x'])
+      assert.equal(refused.status, 2, 'the owner of the data has no account to make tokens for')
+      exercise(face, 'token create')
+      await fetchJson('POST', '/v1/tokens', { name: 'cli' })
+      const listed = run('token list', '--account', 'admin').tokens as { id: number; name: string }[]
+      run('token revoke', String(listed.find((entry) => entry.name === 'cli')?.id))
+    } else {
+      const made = run('token create', 'laptop', '--expires-in', '1d', '--actions', 'registry:pull') as {
+        token: { id: number }
+        secret: string
+      }
+      assert.match(made.secret, /^mcrp_/)
+      assert.ok((run('token list').tokens as { id: number }[]).some((entry) => entry.id === made.token.id))
+      run('token revoke', String(made.token.id))
+    }
+    assert.match(
+      String(run('robot create', `r-${face}`, '--actions', 'registry:pull', '--repositories', 'x/**').secret),
+      /^mcrr_/,
+    )
+    assert.ok((run('robot list').robots as { name: string }[]).some((robot) => robot.name === `r-${face}`))
+    assert.match(String(run('robot rotate', `r-${face}`).secret), /^mcrr_/)
+    run('robot delete', `r-${face}`)
+    const trust = run(
+      'trust create',
+      '--issuer',
+      'https://issuer.example',
+      '--audience',
+      'x',
+      '--claims',
+      'sub=x',
+      '--actions',
+      'registry:pull',
+    ).trust as { id: number }
+    assert.ok((run('trust list').trusts as unknown[]).length > 0)
+    run('trust delete', String(trust.id))
+    exercise(face, 'exchange')
+    assert.equal(mcr(face, ['exchange', 'a.b.c']).status, 3)
+    run('keys rotate')
+
+    const rule = run(
+      'policy create',
+      '--effect',
+      'deny',
+      '--actions',
+      'registry:overwrite',
+      '--tags',
+      'v*',
+      '--except-tags',
+      'v0*',
+      '--message',
+      'stay',
+    ).rule as { id: number; except: { tags: string[] } }
+    assert.deepEqual(rule.except.tags, ['v0*'])
+    assert.equal((run('policy show', String(rule.id)).rule as { message: string }).message, 'stay')
+    assert.equal(
+      (run('policy update', String(rule.id), '--priority', '7', '--enabled', 'false').rule as { priority: number }).priority,
+      7,
+    )
+    assert.ok((run('policy list').rules as unknown[]).length > 0)
+    assert.equal(run('policy test', 'admin', 'registry:push', 'x/y').allow, true)
+    const file = join(home, `rules-${face}.toml`)
+    writeFileSync(file, ok(face, ['policy', 'export']))
+    assert.match(readFileSync(file, 'utf8'), /message = "stay"/)
+    exercise(face, 'policy replay')
+    assert.match(ok(face, ['policy', 'replay', '--rules', file, '--since', '1d']), /requests:/)
+    run('policy delete', String(rule.id))
+    exercise(face, 'policy apply')
+    const dry = mcr(face, ['policy', 'apply', file, '--dry-run'])
+    assert.match(dry.err, /^\+ deny registry:overwrite tags v\*/m)
+    ok(face, ['policy', 'apply', file, '--yes'])
+    assert.match(mcr(face, ['policy', 'apply', file, '--dry-run']).err, /0 to change, 1 stay/)
+    writeFileSync(file, '')
+    ok(face, ['policy', 'apply', file, '--yes'])
+
+    assert.ok((run('audit list', '--event-type', 'rule_created').events as unknown[]).length > 0)
+    exercise(face, 'audit tail')
+    const lines = ok(face, ['--json', 'audit', 'tail', '--event-type', 'account_added']).trim().split('\n')
+    assert.ok(lines.every((line) => (JSON.parse(line) as { event_type: string }).event_type === 'account_added'))
+    assert.equal(run('audit verify').ok, true)
+  })
+}
+
+test('login keeps its file 0600 and logout ends it on the server; the commands in between need no flags', () => {
+  faces.saved = []
+  ok('saved', ['login', registry.url, '-u', 'admin', '--password-stdin'], `${password}\n`)
+  const file = join(home, 'saved/mcr/login.json')
+  assert.equal(statSync(file).mode & 0o777, 0o600)
+  assert.match(ok('saved', ['whoami']), /credential: +login/)
+  const kept = (JSON.parse(readFileSync(file, 'utf8')) as { token: string }).token
+  ok('saved', ['logout'])
+  assert.ok(!existsSync(file))
+  faces.old = ['--server', registry.url, '--token', kept]
+  assert.equal(mcr('old', ['whoami']).status, 3)
+  for (const face of ['local', 'rest', 'grpc']) for (const words of ['login', 'logout']) exercise(face, words)
+})
+
+test('no operation was left out by any face', () => {
+  for (const face of ['local', 'rest', 'grpc'])
+    assert.deepEqual(
+      operations.map(({ cli }) => cli.words).filter((words) => !exercised.get(face)?.has(words)),
+      [],
+      face,
+    )
+})
+
+test('the faces agree: the same question has the same answer', () => {
+  for (const args of [
+    ['account', 'list'],
+    ['policy', 'list', '--built-in'],
+    ['role', 'list'],
+    ['policy', 'test', 'admin', 'registry:pull', 'x'],
+    ['repo', 'list'],
+  ]) {
+    // When something was last used moves on by itself.
+    const answers = ['local', 'rest', 'grpc'].map((face) =>
+      JSON.stringify(json(face, args), (name, value) => (name === 'last_used_at' ? undefined : value)),
+    )
+    assert.equal(answers[1], answers[0], args.join(' '))
+    assert.equal(answers[2], answers[0], args.join(' '))
+  }
+})
+
+test('exit codes say what kind of failure it was', () => {
+  assert.equal(mcr('rest', ['policy', 'show', '99']).status, 4)
+  assert.equal(mcr('rest', ['policy', 'create', '--effect', 'maybe', '--actions', 'registry:pull']).status, 2)
+  assert.equal(mcr('rest', ['policy', 'create', '--effects', 'deny']).status, 2)
+  assert.equal(mcr('rest', ['account', 'create', 'admin', '--password', 'long enough']).status, 5)
+  faces.wrong = ['--server', registry.url, '--token', 'mcrl_nonsense']
+  assert.equal(mcr('wrong', ['status']).status, 3)
+  faces.nowhere = ['--server', 'http://127.0.0.1:1']
+  assert.equal(mcr('nowhere', ['status']).status, 6)
+})
+
+test('tail --follow prints what happens while it runs', async () => {
+  for (const face of ['local', 'rest', 'grpc']) {
+    await fetchJson('POST', '/v1/accounts', { name: `before-${face}`, password: 'long enough' })
+    const child = spawn(
+      process.execPath,
+      [
+        'dist/mcr.mjs',
+        ...(faces[face] as string[]),
+        '--json',
+        'audit',
+        'tail',
+        '--follow',
+        '--last',
+        '1',
+        '--event-type',
+        'account_added',
+      ],
+      {
+        env: { PATH: process.env.PATH, HOME: home, XDG_CONFIG_HOME: join(home, face), MCR_STORAGE_ROOT: registry.dir },
+        stdio: ['ignore', 'pipe', 'inherit'],
+      },
+    )
+    const seen = new Promise<void>((resolve) => {
+      let text = ''
+      child.stdout.on('data', (chunk: Buffer) => {
+        text += chunk
+        if (text.includes(`follow-${face}`)) resolve()
+      })
+    })
+    await new Promise<void>((resolve) => child.stdout.once('data', () => resolve()))
+    await fetchJson('POST', '/v1/accounts', { name: `follow-${face}`, password: 'long enough' })
+    await seen
+    child.kill('SIGINT')
+  }
+})
+
+test('completion scripts are shell', () => {
+  for (const shell of ['bash', 'zsh', 'fish']) {
+    const script = ok('local', ['completion', shell])
+    assert.match(script, /policy/)
+    if (shell === 'bash') assert.equal(spawnSync('bash', ['-n'], { input: script }).status, 0)
+  }
+  const words = spawnSync(
+    'bash',
+    ['-c', `${ok('local', ['completion', 'bash'])}\nCOMP_WORDS=(mcr policy ''); COMP_CWORD=2; _mcr; echo "\${COMPREPLY[@]}"`],
+    { encoding: 'utf8' },
+  )
+  assert.match(words.stdout, /apply.*replay|replay.*apply/)
+})
