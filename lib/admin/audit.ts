@@ -17,7 +17,7 @@ export const auditOperations: readonly Operation[] = [
     summary: 'list entries of the journal, newest first',
     action: 'audit:read',
     rest: { method: 'GET', path: '/v1/audit' },
-    cli: { words: 'audit list', columns },
+    cli: { words: 'audit list', columns, newest: true },
     async run(input, _call, ctx) {
       const { limit, after, offset } = parseAdminPage(input)
       const before = parseNumberAfter(after, Number.MAX_SAFE_INTEGER)

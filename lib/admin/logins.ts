@@ -1,5 +1,6 @@
 import { addCredential, prepareSecret, removeCredential } from '../auth/credentials.ts'
 import { change } from '../journal/change.ts'
+import { ociError } from '../oci/errors.ts'
 import { AdminService } from './gen/mcr/v1/admin_pb.ts'
 import { stamp, stampOrNone } from './input.ts'
 import { type Operation, operation } from './operation.ts'
@@ -17,8 +18,16 @@ export const loginOperations: readonly Operation[] = [
     rest: { method: 'POST', path: '/v1/auth/login' },
     cli: { words: 'login', hidden: true },
     async run(input, { exchange }, ctx) {
-      const { account } = await ctx.logins.login(input.username, input.password, exchange, input.totpCode || undefined)
+      const { account, kind, narrowing } = await ctx.logins.login(
+        input.username,
+        input.password,
+        exchange,
+        input.totpCode || undefined,
+      )
       exchange.principal = account.subject
+      // A login is the whole account: what is limited must not become one.
+      if (kind === 'personal' || kind === 'robot' || narrowing)
+        throw ociError('DENIED', undefined, { message: 'a token is no password here: send it as it is, as Bearer' })
       const { secret, hash } = await prepareSecret('login')
       const now = ctx.now()
       await change(ctx, { principal: account, exchange }, async (sql, append) => {

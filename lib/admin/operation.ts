@@ -37,8 +37,9 @@ export interface Declared<I extends DescMessage> {
   /** `rest.path` has the input's fields as parameters; the rest comes by query (GET, DELETE) or body. */
   rest: { method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE'; path: string; status?: 200 | 201 | 202 | 204 }
   /** The words of `mcr`, and which fields are given by their place. `columns` are what a table shows of a list;
-   * `hidden` is what another command asks in its own way. */
-  cli: { words: string; args?: readonly string[]; columns?: readonly string[]; hidden?: true }
+   * `hidden` is what another command asks in its own way;
+   * `newest` is a list of which a person wants the first page. */
+  cli: { words: string; args?: readonly string[]; columns?: readonly string[]; hidden?: true; newest?: true }
 }
 
 /** One thing the administration can do, whichever face it is asked through. */

@@ -4,6 +4,7 @@ import type { Assets } from '../app.ts'
 import { type Config, formatProblems, loadConfig } from '../config.ts'
 import { openLocal } from '../local.ts'
 import { addAccountCommands } from './account.ts'
+import { exportCommand } from './audit.ts'
 import { completionScript } from './completion.ts'
 import { configCommand } from './config.ts'
 import { initCommand } from './init.ts'
@@ -91,6 +92,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
   const group = (name: string) => program.commands.find((command) => command.name() === name) as Command
   addAccountCommands(group('account'), open)
   addPolicyFiles(group('policy'), open)
+  group('audit').addCommand(exportCommand(open))
   for (const command of loginCommands(() => program.opts())) program.addCommand(command)
   program
     .command('completion')

@@ -68,7 +68,8 @@ async function readAll(
   const list = listOf(operation)
   const page = input as unknown as { n?: number; after?: string }
   const fields = operation.method.input.fields.map((field) => field.name)
-  if (!list || !fields.includes('n') || !fields.includes('after') || page.n) return await transport.call(operation, input)
+  if (!list || !fields.includes('n') || !fields.includes('after') || page.n || operation.cli.newest)
+    return await transport.call(operation, input)
   const rows: unknown[] = []
   for (;;) {
     const message = (await transport.call(

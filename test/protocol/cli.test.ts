@@ -209,6 +209,7 @@ for (const face of Object.keys(faces)) {
     const lines = ok(face, ['--json', 'audit', 'tail', '--event-type', 'account_added']).trim().split('\n')
     assert.ok(lines.every((line) => (JSON.parse(line) as { event_type: string }).event_type === 'account_added'))
     assert.equal(run('audit verify').ok, true)
+    assert.ok(ok(face, ['audit', 'export']).trim().split('\n').length >= lines.length)
   })
 }
 
