@@ -1,9 +1,12 @@
+import type { Timestamp } from '@bufbuild/protobuf/wkt'
+import type { Account } from '../auth/accounts.ts'
 import { addCredential, prepareSecret, removeCredential } from '../auth/credentials.ts'
+import type { Exchange } from '../context.ts'
 import { change } from '../journal/change.ts'
 import { ociError } from '../oci/errors.ts'
 import { AdminService } from './gen/mcr/v1/admin_pb.ts'
 import { stamp, stampOrNone } from './input.ts'
-import { type Operation, operation } from './operation.ts'
+import { type AdminContext, type Operation, operation } from './operation.ts'
 
 const { login, logout, whoAmI } = AdminService.method
 
@@ -28,24 +31,7 @@ export const loginOperations: readonly Operation[] = [
       // A login is the whole account: what is limited must not become one.
       if (kind === 'personal' || kind === 'robot' || narrowing)
         throw ociError('DENIED', undefined, { message: 'a token is no password here: send it as it is, as Bearer' })
-      const { secret, hash } = await prepareSecret('login')
-      const now = ctx.now()
-      await change(ctx, { principal: account, exchange }, async (sql, append) => {
-        await sql.run(`DELETE FROM credentials WHERE account_id = ? AND kind IN ('login', 'session') AND expires_at < ?`, [
-          account.id,
-          now,
-        ])
-        const id = await addCredential(sql, {
-          accountId: account.id,
-          kind: 'login',
-          name: 'login',
-          hash,
-          expiresAt: now + loginMs,
-          now,
-        })
-        append({ type: 'credential_added', detail: { subject: account.subject, id, kind: 'login' } })
-      })
-      return { token: secret, expiresAt: stamp(now + loginMs) }
+      return await addLogin(ctx, exchange, account)
     },
   }),
   operation(logout, {
@@ -84,3 +70,29 @@ export const loginOperations: readonly Operation[] = [
     },
   }),
 ]
+
+/** A login of the administration for an account that has just proved itself. Shape: its token, shown once, and its end. */
+export async function addLogin(
+  ctx: AdminContext,
+  exchange: Exchange,
+  account: Account,
+): Promise<{ token: string; expiresAt: Timestamp }> {
+  const { secret, hash } = await prepareSecret('login')
+  const now = ctx.now()
+  await change(ctx, { principal: account, exchange }, async (sql, append) => {
+    await sql.run(`DELETE FROM credentials WHERE account_id = ? AND kind IN ('login', 'session') AND expires_at < ?`, [
+      account.id,
+      now,
+    ])
+    const id = await addCredential(sql, {
+      accountId: account.id,
+      kind: 'login',
+      name: 'login',
+      hash,
+      expiresAt: now + loginMs,
+      now,
+    })
+    append({ type: 'credential_added', detail: { subject: account.subject, id, kind: 'login' } })
+  })
+  return { token: secret, expiresAt: stamp(now + loginMs) }
+}

@@ -1,4 +1,5 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
+import { accountOfCode } from '../auth/browser-login.ts'
 import { addCredential, prepareSecret } from '../auth/credentials.ts'
 import { addTrusted, listTrusts as allTrusts, grantOf, type Trust } from '../auth/trusts.ts'
 import { change } from '../journal/change.ts'
@@ -9,6 +10,7 @@ import { checkRule } from '../policy/rule-input.ts'
 import { checkRoles, mayGive } from './accounts.ts'
 import { AdminService, type TrustSchema } from './gen/mcr/v1/admin_pb.ts'
 import { invalid, parseWords, stamp } from './input.ts'
+import { addLogin } from './logins.ts'
 import { type Operation, operation } from './operation.ts'
 
 const { listTrusts, createTrust, deleteTrust, exchangeToken } = AdminService.method
@@ -115,6 +117,13 @@ export const trustOperations: readonly Operation[] = [
     rest: { method: 'POST', path: '/v1/auth/exchange' },
     cli: { words: 'exchange', args: ['id_token'] },
     async run(input, { exchange }, ctx) {
+      if (input.code !== '') {
+        const account = await accountOfCode(ctx, input.code, input.codeVerifier)
+        if (!account)
+          throw ociError('UNAUTHORIZED', undefined, { message: 'the code is wrong, was used, or took longer than a minute' })
+        exchange.principal = account.subject
+        return { ...(await addLogin(ctx, exchange, account)), subject: account.subject }
+      }
       if (input.idToken.length > 16_384) throw invalid('id_token', 'an ID token')
       const identity = await ctx.trusts.identify(input.idToken)
       if (!identity) {

@@ -1,9 +1,10 @@
 import type { Base, Exchange, Ports } from '../context.ts'
 import { change } from '../journal/change.ts'
 import { ociError } from '../oci/errors.ts'
-import { parseRole, upsertAccount } from './accounts.ts'
+import { type Account, findAccountBy, parseRole, upsertAccount } from './accounts.ts'
 import { addCredential, prepareSecret } from './credentials.ts'
-import { isOidcFailure, type OidcIssuer, pkce } from './oidc.ts'
+import { isOidcFailure, type OidcIssuer } from './oidc.ts'
+import { challengeOf, pkce } from './pkce.ts'
 import { hashSecret } from './secrets.ts'
 import { cookie, sessionCookie, sessionMs } from './session.ts'
 
@@ -24,14 +25,24 @@ type Needs = Base & Pick<Ports, 'metadata' | 'browserLogins'>
 
 /** How long the way to the issuer and back may take. */
 const loginMs = 10 * 60_000
+/** How long the command line has to fetch what its login ended with. */
+const codeMs = 60_000
 const stateCookie = 'mcr_login'
+
+/** Where a login for the command line goes back to: a port of the machine the browser runs on, with the challenge of who waits there. */
+const forCommandLine = /^cli:([1-9][0-9]{3,4}):([A-Za-z0-9_-]{43})$/
+
+function commandLineOf(query: URLSearchParams): string | undefined {
+  const port = query.get('cli_port')
+  return port === null ? undefined : `cli:${port}:${query.get('cli_challenge') ?? ''}`
+}
 
 /** GET start: sends the browser to the issuer. State, nonce and verifier are kept until it comes back, once. Errors: NOT_FOUND, INVALID. */
 export async function startBrowserLogin(ctx: Needs, exchange: Exchange, query: URLSearchParams): Promise<Response> {
   const logins = configured(ctx)
-  const returnTo = query.get('return_to') ?? '/'
+  const returnTo = commandLineOf(query) ?? query.get('return_to') ?? '/'
   // A path of ours and nothing else: `//host` and `/\host` are other sites to a browser.
-  if (!/^\/(?![/\\])[\x21-\x7e]*$/.test(returnTo) || returnTo.length > 1024)
+  if (!forCommandLine.test(returnTo) && (!/^\/(?![/\\])[\x21-\x7e]*$/.test(returnTo) || returnTo.length > 1024))
     throw ociError('INVALID', undefined, { message: 'return_to: a path of this registry' })
   const state = random()
   const nonce = random()
@@ -103,28 +114,55 @@ export async function finishBrowserLogin(
     if (isOidcFailure(error)) throw refused('the issuer did not confirm the login')
     throw error
   })
-  const { secret, hash } = await prepareSecret('session')
   const now = ctx.now()
   const subject = `oidc:${logins.issuerName}:${String(claims.sub)}`
   exchange.principal = subject
-  await change(ctx, { principal: { subject }, exchange }, async (sql, append) => {
-    const accountId = await upsertAccount(sql, {
-      subject,
-      name: nameOf(claims),
-      kind: 'human',
-      source: 'oidc',
-      roles: rolesOf(claims, logins),
-      now,
+  const account = { subject, name: nameOf(claims), kind: 'human' as const, source: 'oidc', roles: rolesOf(claims, logins), now }
+  ctx.note({ type: 'login', actor: subject, address: exchange.address, detail: { with: 'sso' } })
+  const over = `${stateCookie}=; Path=/auth; HttpOnly; SameSite=Lax; Max-Age=0${secure(exchange)}`
+  const commandLine = forCommandLine.exec(found.returnTo)
+  if (commandLine) {
+    const code = random()
+    const hashedCode = await hashSecret(code)
+    await ctx.metadata.write(async (sql) => {
+      await upsertAccount(sql, account)
+      await sql.run(
+        `INSERT INTO browser_logins(state, issuer, nonce, verifier, return_to, expires_at) VALUES (?,?,'cli',?,'',?)`,
+        [hashedCode, subject, commandLine[2] as string, now + codeMs],
+      )
     })
+    return redirect(`http://127.0.0.1:${commandLine[1]}/?code=${code}`, [over])
+  }
+  const { secret, hash } = await prepareSecret('session')
+  await change(ctx, { principal: { subject }, exchange }, async (sql, append) => {
+    const accountId = await upsertAccount(sql, account)
     await sql.run(`DELETE FROM credentials WHERE account_id = ? AND expires_at < ?`, [accountId, now])
     const id = await addCredential(sql, { accountId, kind: 'session', name: 'browser', hash, expiresAt: now + sessionMs, now })
     append({ type: 'credential_added', detail: { subject, id, kind: 'session' } })
   })
-  ctx.note({ type: 'login', actor: subject, address: exchange.address, detail: { with: 'sso' } })
-  return redirect(found.returnTo, [
-    sessionCookie(exchange.origin, secret),
-    `${stateCookie}=; Path=/auth; HttpOnly; SameSite=Lax; Max-Age=0${secure(exchange)}`,
-  ])
+  return redirect(found.returnTo, [sessionCookie(exchange.origin, secret), over])
+}
+
+/**
+ * The account that a code for the command line stands for, once, for who has the verifier of its challenge.
+ * Shape: undefined for a code that is wrong, used, late, or another's.
+ */
+export async function accountOfCode(
+  ctx: Pick<Needs, 'metadata' | 'now'>,
+  code: string,
+  verifier: string,
+): Promise<Account | undefined> {
+  const hashed = await hashSecret(code)
+  const challenge = await challengeOf(verifier)
+  return await ctx.metadata.write(async (sql) => {
+    const [row] = await sql.all<{ subject: string; challenge: string; expiresAt: number }>(
+      `DELETE FROM browser_logins WHERE state = ? AND nonce = 'cli' RETURNING issuer AS subject, verifier AS challenge, expires_at AS expiresAt`,
+      [hashed],
+    )
+    if (!row || row.expiresAt < ctx.now() || row.challenge !== challenge) return undefined
+    const account = await findAccountBy(sql, row.subject)
+    return account?.disabled ? undefined : account
+  })
 }
 
 function configured({ browserLogins }: Needs): BrowserLogins {

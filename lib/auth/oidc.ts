@@ -176,13 +176,6 @@ export function createOidcIssuer(options: {
   }
 }
 
-/** A verifier and its challenge.  Source: RFC 7636 §4. */
-export async function pkce(): Promise<{ verifier: string; challenge: string }> {
-  const verifier = base64url(crypto.getRandomValues(new Uint8Array(32)))
-  const challenge = base64url(new Uint8Array(await crypto.subtle.digest('SHA-256', new TextEncoder().encode(verifier))))
-  return { verifier, challenge }
-}
-
 /** A refusal of metadata or keys is no verdict about a token. */
 async function loaded<T>(load: () => Promise<T>): Promise<T> {
   try {
@@ -229,11 +222,4 @@ async function boundedText(response: Response): Promise<string> {
     }
     text += decoder.decode(value, { stream: true })
   }
-}
-
-function base64url(bytes: Uint8Array): string {
-  return btoa(String.fromCharCode(...bytes))
-    .replaceAll('+', '-')
-    .replaceAll('/', '_')
-    .replaceAll('=', '')
 }

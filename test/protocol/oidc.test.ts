@@ -219,3 +219,49 @@ test('roles are those of the last login: who left a group has left it here', asy
   await registry.sql(`UPDATE accounts SET roles = '["user"]' WHERE subject = ?`, [`oidc:${oidc.issuer}:boss`])
   assert.equal(await accounts(), 403)
 })
+
+test('mcr login --issuer: the browser brings the command line a code, which is good once, for it alone', async () => {
+  const { pkce } = await import('../../lib/auth/pkce.ts')
+  const through = async (verifierForExchange: (own: string) => string, tamper: (query: string) => string = (query) => query) => {
+    const { verifier, challenge } = await pkce()
+    const query = tamper(`cli_port=${port}&cli_challenge=${challenge}`)
+    const first = await registry.fetch('GET', `/auth/oidc/sso/start?${query}`, { as: null })
+    if (first.status !== 303) return { status: first.status }
+    const cookie = first.headers.getSetCookie()[0]?.split(';')[0] as string
+    const answer = await finish(await oidc.walk(first.headers.get('location') as string, 'carol'), cookie)
+    const back = new URL(answer.headers.get('location') as string)
+    assert.equal(back.origin, `http://127.0.0.1:${port}`)
+    assert.ok(!answer.headers.getSetCookie().some((line) => line.startsWith('mcr_session=')))
+    const ask = async () =>
+      await registry.fetch('POST', '/v1/auth/exchange', {
+        as: null,
+        body: JSON.stringify({ code: back.searchParams.get('code'), code_verifier: verifierForExchange(verifier) }),
+        headers: { 'content-type': 'application/json' },
+      })
+    const response = await ask()
+    return { status: response.status, body: (await response.json()) as { token: string }, again: (await ask()).status }
+  }
+  const good = await through((own) => own)
+  assert.deepEqual([good.status, good.again], [200, 401])
+  const who = await registry.fetch('GET', '/v1/auth/whoami', { bearer: good.body?.token })
+  assert.equal(((await who.json()) as { name: string }).name, 'carol@example')
+  assert.equal((await through(() => 'another verifier')).status, 401)
+  assert.equal(
+    (
+      await through(
+        (own) => own,
+        (query) => query.replace(/cli_port=\d+/, 'cli_port=evil.example'),
+      )
+    ).status,
+    400,
+  )
+  assert.equal(
+    (
+      await through(
+        (own) => own,
+        (query) => query.replace(/cli_challenge=.*/, 'cli_challenge='),
+      )
+    ).status,
+    400,
+  )
+})

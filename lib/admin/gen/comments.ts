@@ -2,6 +2,8 @@
 export const comments: Readonly<Record<string, string>> = {
   "WhoAmIResponse.credential": "personal, robot, login, session, password",
   "ExchangeTokenRequest.id_token": "an ID token of an issuer that a trust names",
+  "ExchangeTokenRequest.code": "or the code that a browser login for the command line ended with",
+  "ExchangeTokenRequest.code_verifier": "and the verifier that it began with",
   "Account.account_type": "human or system",
   "Account.source": "local, robot, mcias, oidc",
   "GetAccountRequest.account": "name or subject",
