@@ -4,10 +4,12 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
+import { verifyJournal } from '../../lib/journal/verify.ts'
 import type { MetadataStore } from '../../lib/metadata/sql.ts'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
 import { openDatabaseRemote } from '../../runtime/database-remote.ts'
 import { migrate } from '../../runtime/migrate.ts'
+import { sha256 } from '../../runtime/sha256.ts'
 import { findTool } from '../support/process.ts'
 import { startSqld } from '../support/sqld.ts'
 
@@ -19,6 +21,7 @@ after(async () => {
 })
 
 const schema = readFileSync('migrations/0001-registry.sql', 'utf8')
+const access = readFileSync('migrations/0002-access.sql', 'utf8')
 const stores: [name: string, open: () => Promise<MetadataStore>][] = [
   ['file', async () => await openDatabaseFile(join(scratch, 'both.db'), { onFatal: (error) => Promise.reject(error) })],
   [
@@ -43,7 +46,7 @@ for (const [name, open] of stores)
     const store = await open()
     await t.test('migrates once', async () => {
       assert.deepEqual(await migrate(store, { '0001-registry': schema }), ['0001-registry'])
-      assert.deepEqual(await migrate(store, { '0001-registry': schema }), [])
+      assert.deepEqual(await migrate(store, { '0001-registry': schema, '0002-access': access }), ['0002-access'])
     })
     await t.test('values come back as they went in', async () => {
       const body = new Uint8Array(4 * 1024 * 1024).map((_, index) => index)
@@ -51,7 +54,7 @@ for (const [name, open] of stores)
       const [row] = await store.read.all<{ digest: string; body: Uint8Array; n: number; empty: null }>(
         'SELECT digest, body, 9007199254740991 AS n, NULL AS empty FROM manifest_bodies',
       )
-      assert.ok(row && Buffer.from(row.body).equals(Buffer.from(body)))
+      assert.ok(row && row.body instanceof Uint8Array && Buffer.from(row.body).equals(Buffer.from(body)))
       assert.equal(row.n, Number.MAX_SAFE_INTEGER)
       assert.equal(row.empty, null)
     })
@@ -100,6 +103,26 @@ for (const [name, open] of stores)
         ),
       )
       assert.deepEqual(await store.read.all('SELECT reap_seq AS n FROM instance'), [{ n: 24 }])
+    })
+    await t.test('the journal of works at once is one gap-free chain; a work that fails leaves no entry', async () => {
+      const entry = (id: string) => ({ id, at: 1, type: 'tested', actor: 'x', detail: '{}' })
+      const works = await Promise.allSettled(
+        Array.from({ length: 30 }, (_, index) =>
+          store.write(async (_sql, append) => {
+            append(entry(`a${index}`))
+            append(entry(`b${index}`))
+            if (index % 3 === 0) throw new Error('mine')
+          }),
+        ),
+      )
+      assert.equal(works.filter((work) => work.status === 'fulfilled').length, 20)
+      const report = await verifyJournal(store.read, sha256)
+      assert.deepEqual([report.ok, report.entries, report.lastSeq, report.problems], [true, 40, 40, []])
+      const ids = await store.read.all<{ id: string }>('SELECT id FROM journal ORDER BY seq')
+      for (let at = 0; at < ids.length; at += 2)
+        assert.equal(ids[at]?.id.slice(1), ids[at + 1]?.id.slice(1), 'of one work, side by side')
+      await store.write((sql) => sql.run(`UPDATE journal SET detail = '{"n":1}' WHERE seq = 7`))
+      assert.deepEqual((await verifyJournal(store.read, sha256)).problems, [{ seq: 7, what: 'the entry was edited' }])
     })
     await store.close()
   })
