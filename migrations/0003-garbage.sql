@@ -1,6 +1,7 @@
--- Runs of garbage collection: asked for, under way, done. `holder` is the process that runs it; counts move while it does.
+-- Runs of garbage collection (rows and what they name) and of reconciling (files that no row names): asked for, under way, done. `holder` is the process that runs it; counts move while it does.
 CREATE TABLE gc_runs (
   id TEXT PRIMARY KEY,
+  kind TEXT NOT NULL CHECK (kind IN ('collect', 'reconcile')),
   asked_at INTEGER NOT NULL,
   asked_by TEXT NOT NULL,
   dry_run INTEGER NOT NULL,
@@ -14,6 +15,7 @@ CREATE TABLE gc_runs (
   links INTEGER NOT NULL DEFAULT 0,
   blobs INTEGER NOT NULL DEFAULT 0,
   bytes INTEGER NOT NULL DEFAULT 0,
+  orphans INTEGER NOT NULL DEFAULT 0,
   error TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 -- One at a time: the rule is the index.

@@ -4,7 +4,7 @@ import { lstat, opendir, readFile, rename, unlink } from 'node:fs/promises'
 import { constants as system } from 'node:os'
 import { dirname, join as joinPath } from 'node:path'
 import { promisify } from 'node:util'
-import type { BlobStore } from '../lib/blobs/blob-store.ts'
+import type { BlobStore, StoredFile } from '../lib/blobs/blob-store.ts'
 import { blobStoreError } from '../lib/blobs/errors.ts'
 import { algorithmOf, type Digest, encodedOf } from '../lib/oci/digest.ts'
 import { copyHashed, hashFile } from './blobs-fs-copy.ts'
@@ -36,19 +36,10 @@ export interface BlobsFsOptions extends StoreRoot {
   newId?: () => string
 }
 
-/** A file of the store, as its name says; `digest` for a finished blob, `part` for a segment. */
-export interface StoredFile {
-  incarnation: string
-  digest?: Digest
-  part?: string
-}
-
 /** The port, and what only the process that owns the disk asks. */
 export interface BlobsFs extends BlobStore {
   /** Bytes that may still be written, as statfs(2) says. */
   free(): number
-  /** Every file, in no order, a thousand at a time: for the sweep, which lists first and asks the database second. */
-  list(): AsyncGenerator<StoredFile[]>
 }
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants

@@ -1,11 +1,11 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
-import { askForCollection, collectGarbage, findRun, type GcRun } from '../jobs/collect-garbage.ts'
+import { askForCollection, collectGarbage, findRun, type GcAsked, type GcRun } from '../jobs/collect-garbage.ts'
 import { ociError } from '../oci/errors.ts'
 import { type GarbageCollectionSchema, RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { stamp, stampOrNone } from './input.ts'
-import { type Operation, operation } from './operation.ts'
+import { type AdminContext, type Operation, type OperationCall, operation } from './operation.ts'
 
-const { runGarbageCollection, getGarbageCollectionStatus } = RegistryService.method
+const { runGarbageCollection, reconcileStorage, getGarbageCollectionStatus } = RegistryService.method
 
 /** Garbage collection, asked for and looked at; a job runs it, in whichever process has jobs. */
 export const garbageOperations: readonly Operation[] = [
@@ -14,19 +14,14 @@ export const garbageOperations: readonly Operation[] = [
     action: 'gc:run',
     rest: { method: 'POST', path: '/v1/gc', status: 202 },
     cli: { words: 'gc run' },
-    async run(input, call, ctx) {
-      const id = await askForCollection(ctx, call.principal.subject, { dryRun: input.dryRun, now: input.now })
-      if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
-      const run =
-        ctx.collector &&
-        (await collectGarbage(
-          { ...ctx, ...ctx.collector },
-          id,
-          { ...ctx.collector, actor: call.principal.subject },
-          call.signal ?? new AbortController().signal,
-        ))
-      return { id, run: toMessage(run ?? ((await findRun(ctx, id)) as GcRun)) }
-    },
+    run: (input, call, ctx) => start({ dryRun: input.dryRun, now: input.now }, call, ctx),
+  }),
+  operation(reconcileStorage, {
+    summary: 'remove files that no row names, such as a crash leaves; answers with the id of the run',
+    action: 'gc:run',
+    rest: { method: 'POST', path: '/v1/gc/reconcile', status: 202 },
+    cli: { words: 'gc reconcile' },
+    run: (input, call, ctx) => start({ kind: 'reconcile', dryRun: input.dryRun, now: false }, call, ctx),
   }),
   operation(getGarbageCollectionStatus, {
     summary: 'whether a garbage collection is under way, and what the last one did',
@@ -40,6 +35,16 @@ export const garbageOperations: readonly Operation[] = [
   }),
 ]
 
+async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
+  const id = await askForCollection(ctx, call.principal.subject, asked)
+  if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
+  const signal = call.signal ?? new AbortController().signal
+  const run =
+    ctx.collector &&
+    (await collectGarbage({ ...ctx, ...ctx.collector }, id, { ...ctx.collector, actor: call.principal.subject }, signal))
+  return { id, run: toMessage(run ?? ((await findRun(ctx, id)) as GcRun)) }
+}
+
 function toMessage(run: GcRun): MessageInitShape<typeof GarbageCollectionSchema> {
   return {
     id: run.id,
@@ -51,5 +56,7 @@ function toMessage(run: GcRun): MessageInitShape<typeof GarbageCollectionSchema>
     blobsRemoved: BigInt(run.blobs),
     bytesFreed: BigInt(run.bytes),
     error: run.error,
+    kind: run.kind,
+    orphansRemoved: BigInt(run.orphans),
   }
 }

@@ -9,6 +9,13 @@ export interface Segment {
   sha256: Digest
 }
 
+/** A file as the store finds it: of a finished blob (`digest`), or a segment of an upload (`part`). */
+export interface StoredFile {
+  incarnation: string
+  digest?: Digest
+  part?: string
+}
+
 /**
  * The port to blob bytes. A blob's name is its digest *and* its incarnation, the id of the one upload that brought it; an incarnation is
  * never used twice, so a late delete can never hit live bytes. The store never decides whether something exists: rows do.
@@ -47,6 +54,8 @@ export interface BlobStore {
   ): Promise<BodyInit | undefined>
   /** Removes a blob's file and what is left of its upload. Never fails for what is gone. */
   remove(incarnation: string, digest?: Digest): Promise<void>
+  /** Every file, in no order, some at a time: for the sweep, which lists first and asks the database second. */
+  list(): AsyncIterable<StoredFile[]>
   /** Whether the root can be read at all; a missing file means damage only while it can. */
   healthy(): Promise<boolean>
 }

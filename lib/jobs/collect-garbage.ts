@@ -13,6 +13,7 @@ import {
 } from '../metadata/garbage.ts'
 import type { Job, JobContext } from './job.ts'
 import { reapNow } from './reap-trash.ts'
+import { sweepOrphans } from './sweep-orphans.ts'
 
 /** A run whose process has not been heard of for this long is over. */
 const staleMs = 60_000
@@ -20,6 +21,7 @@ const pollMs = 1_000
 
 export interface GcRun {
   id: string
+  kind: 'collect' | 'reconcile'
   askedAt: number
   dryRun: number
   skipWindow: number
@@ -30,13 +32,15 @@ export interface GcRun {
   links: number
   blobs: number
   bytes: number
+  orphans: number
   error: string
 }
 
-const columns = `id, asked_at AS askedAt, dry_run AS dryRun, skip_window AS skipWindow, state, started_at AS startedAt, completed_at AS completedAt,
-  manifests, links, blobs, bytes, error`
+const columns = `id, kind, asked_at AS askedAt, dry_run AS dryRun, skip_window AS skipWindow, state, started_at AS startedAt, completed_at AS completedAt,
+  manifests, links, blobs, bytes, orphans, error`
 
 export interface GcAsked {
+  kind?: GcRun['kind']
   dryRun: boolean
   /** skip the undelete window and the quarantine; what is pushed just now stays protected all the same */
   now: boolean
@@ -46,7 +50,7 @@ export interface GcAsked {
 export async function askForCollection(
   ctx: Pick<JobContext, 'metadata' | 'now' | 'newId'>,
   by: string,
-  { dryRun, now }: GcAsked,
+  { kind = 'collect', dryRun, now }: GcAsked,
 ): Promise<string | undefined> {
   const id = ctx.newId()
   await ctx.metadata.write((sql) =>
@@ -57,8 +61,9 @@ export async function askForCollection(
   )
   try {
     await ctx.metadata.write((sql) =>
-      sql.run(`INSERT INTO gc_runs(id, asked_at, asked_by, dry_run, skip_window) VALUES (?,?,?,?,?)`, [
+      sql.run(`INSERT INTO gc_runs(id, kind, asked_at, asked_by, dry_run, skip_window) VALUES (?,?,?,?,?,?)`, [
         id,
+        kind,
         ctx.now(),
         by,
         dryRun,
@@ -108,7 +113,9 @@ export async function collectGarbage(
   let error = ''
   try {
     const horizon = await horizonOf(ctx, run.skipWindow !== 0 ? -1 : options.windowEpochs)
-    if (run.dryRun !== 0) await note(ctx, id, await foresee(ctx.metadata.read, horizon))
+    if (run.kind === 'reconcile')
+      await sweepOrphans(ctx, { dryRun: run.dryRun !== 0 }, signal, (orphans) => note(ctx, id, { orphans }))
+    else if (run.dryRun !== 0) await note(ctx, id, await foresee(ctx.metadata.read, horizon))
     else {
       await sweep(ctx, id, horizon, signal)
       if (run.skipWindow !== 0) await reapNow(ctx, signal)
@@ -120,10 +127,10 @@ export async function collectGarbage(
   await change(ctx, actor, async (sql, append) => {
     await sql.run(`UPDATE gc_runs SET state = 'done', completed_at = ?, error = ? WHERE id = ?`, [ctx.now(), error, id])
     const [done] = await sql.all<GcRun>(`SELECT ${columns} FROM gc_runs WHERE id = ?`, [id])
-    const { manifests = 0, links = 0, blobs = 0, bytes = 0 } = done ?? {}
+    const { manifests = 0, links = 0, blobs = 0, bytes = 0, orphans = 0 } = done ?? {}
     append({
       type: 'gc_completed',
-      detail: { gc_id: id, dry_run: run.dryRun !== 0, manifests, links, blobs, bytes, ...(error ? { error } : {}) },
+      detail: { gc_id: id, dry_run: run.dryRun !== 0, manifests, links, blobs, bytes, orphans, ...(error ? { error } : {}) },
     })
     await sql.run(
       `DELETE FROM gc_runs WHERE state = 'done' AND id NOT IN (SELECT id FROM gc_runs ORDER BY asked_at DESC LIMIT 100)`,
@@ -174,12 +181,12 @@ const breathe = () => new Promise((resolve) => setTimeout(resolve, 1))
 async function note(
   ctx: JobContext,
   id: string,
-  more: { manifests?: number; links?: number; blobs?: number; bytes?: number },
+  more: { manifests?: number; links?: number; blobs?: number; bytes?: number; orphans?: number },
 ): Promise<void> {
   await ctx.metadata.write((sql) =>
     sql.run(
-      `UPDATE gc_runs SET manifests = manifests + ?, links = links + ?, blobs = blobs + ?, bytes = bytes + ?, beat_at = ? WHERE id = ?`,
-      [more.manifests ?? 0, more.links ?? 0, more.blobs ?? 0, more.bytes ?? 0, ctx.now(), id],
+      `UPDATE gc_runs SET manifests = manifests + ?, links = links + ?, blobs = blobs + ?, bytes = bytes + ?, orphans = orphans + ?, beat_at = ? WHERE id = ?`,
+      [more.manifests ?? 0, more.links ?? 0, more.blobs ?? 0, more.bytes ?? 0, more.orphans ?? 0, ctx.now(), id],
     ),
   )
 }

@@ -78,6 +78,7 @@ CREATE TABLE decisions (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE gc_runs (
   id TEXT PRIMARY KEY,
+  kind TEXT NOT NULL CHECK (kind IN ('collect', 'reconcile')),
   asked_at INTEGER NOT NULL,
   asked_by TEXT NOT NULL,
   dry_run INTEGER NOT NULL,
@@ -91,6 +92,7 @@ CREATE TABLE gc_runs (
   links INTEGER NOT NULL DEFAULT 0,
   blobs INTEGER NOT NULL DEFAULT 0,
   bytes INTEGER NOT NULL DEFAULT 0,
+  orphans INTEGER NOT NULL DEFAULT 0,
   error TEXT NOT NULL DEFAULT ''
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE instance (

@@ -324,6 +324,7 @@ export const asked: Readonly<Record<string, Asked>> = {
   DeleteManifest: { kind: 'delete', params: { ...inApp, digest: sha256(tagged) }, prepare: tagV1 },
   Purge: { kind: 'somebody', body: { keep: 1000 }, prepare: removable },
   RunGarbageCollection: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
+  ReconcileStorage: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   GetGarbageCollectionStatus: { kind: 'manage' },
   ListRules: { kind: 'manage' },
   GetRule: { kind: 'manage', params: { id: '-1' } },

@@ -117,8 +117,12 @@ for (const face of Object.keys(faces)) {
     assert.equal(run('purge', name, '--keep', '1').deleted, 2)
     assert.equal(run('repo delete', name).tags_deleted, 1)
     assert.match(String(run('gc run', '--dry-run').id), /-/)
-    run('gc status')
-    for (let wait = 0; wait < 100 && run('gc status').running; wait++) await new Promise((resolve) => setTimeout(resolve, 100))
+    const settled = async () => {
+      for (let wait = 0; wait < 100 && run('gc status').running; wait++) await new Promise((resolve) => setTimeout(resolve, 100))
+    }
+    await settled()
+    assert.match(String(run('gc reconcile').id), /-/)
+    await settled()
 
     run('account create', `p-${face}`, '--password', 'long enough', '--roles', 'user')
     assert.equal((run('account show', `p-${face}`).account as { name: string }).name, `p-${face}`)

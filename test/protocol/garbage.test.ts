@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import { readdirSync } from 'node:fs'
-import { join } from 'node:path'
+import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { admin } from '../matrix/columns.ts'
 import { pushBlob, pushImage, sha256 } from '../support/oci.ts'
@@ -19,11 +19,12 @@ interface Run {
   manifests_removed: number
   blobs_removed: number
   bytes_freed: number
+  orphans_removed: number
   error: string
 }
 
-async function collect(options: { dry_run?: boolean; now?: boolean } = {}): Promise<Run> {
-  const { id } = (await admin(registry, 'POST', '/v1/gc', options)) as unknown as { id: string }
+async function collect(options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc'): Promise<Run> {
+  const { id } = (await admin(registry, 'POST', path, options)) as unknown as { id: string }
   for (let wait = 0; wait < 200; wait++) {
     const status = (await admin(registry, 'GET', '/v1/gc/status')) as unknown as { running: boolean; last_run: Run }
     if (status.last_run.id === id && !status.running) {
@@ -111,9 +112,34 @@ test('a deleted repository gives its space back, and its name at once', async ()
   assert.equal(left.length, 0)
 })
 
+test('reconciling removes files that no row names, and no other: not of uploads under way, not of blobs', async () => {
+  const kept = await pushBlob(registry, 'gc/files', 'a blob with a row')
+  const { headers } = await registry.fetch('POST', '/v2/gc/files/blobs/uploads/')
+  const location = headers.get('location') as string
+  assert.equal((await registry.fetch('PATCH', location, { body: 'a segment of an upload' })).status, 202)
+  const hex = sha256('nobody').slice(7)
+  const stray = [
+    `blobs/sha256/${hex.slice(0, 2)}/${hex}.00000000-0000-4000-8000-000000000000`,
+    // The right digest of a blob that is there, by an upload that never was.
+    `blobs/sha256/${kept.slice(7, 9)}/${kept.slice(7)}.00000000-0000-4000-8000-000000000001`,
+    'uploads/00000000-0000-4000-8000-000000000002.00000000-0000-4000-8000-000000000003',
+  ].map((path) => join(registry.root, path))
+  for (const path of stray) {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, 'stray')
+  }
+  assert.equal((await collect({ dry_run: true }, '/v1/gc/reconcile')).orphans_removed, 3)
+  assert.ok(stray.every((path) => existsSync(path)))
+  assert.equal((await collect({}, '/v1/gc/reconcile')).orphans_removed, 3)
+  assert.ok(!stray.some((path) => existsSync(path)))
+  assert.equal(await get(`/v2/gc/files/blobs/${kept}`), 200)
+  const digest = sha256('a segment of an upload')
+  assert.equal((await registry.fetch('PUT', `${location}?digest=${digest}`)).status, 201)
+})
+
 test('one collection at a time: a second one is 409 and says where to look', async () => {
   await registry.sql(
-    `INSERT INTO gc_runs(id, asked_at, asked_by, dry_run, skip_window, state, beat_at) VALUES ('x', ?, 'test', 0, 0, 'running', ?)`,
+    `INSERT INTO gc_runs(id, kind, asked_at, asked_by, dry_run, skip_window, state, beat_at) VALUES ('x', 'collect', ?, 'test', 0, 0, 'running', ?)`,
     [Date.now(), Date.now()],
   )
   const response = await registry.fetch('POST', '/v1/gc', { body: '{}', headers: { 'content-type': 'application/json' } })

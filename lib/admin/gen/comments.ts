@@ -58,5 +58,8 @@ export const comments: Readonly<Record<string, string>> = {
   "PurgedTag.kept": "why it stays all the same, such as a rule",
   "RunGarbageCollectionRequest.dry_run": "say what would go, and let it stay",
   "RunGarbageCollectionRequest.now": "skip the window and the quarantine, never the leases",
-  "GarbageCollection.error": "why it ended early; empty: it did not"
+  "ReconcileStorageRequest.dry_run": "count what would go, and let it stay",
+  "GarbageCollection.error": "why it ended early; empty: it did not",
+  "GarbageCollection.kind": "collect or reconcile",
+  "GarbageCollection.orphans_removed": "files that no row names"
 }
