@@ -13,6 +13,8 @@ import { systemOperations } from './system.ts'
 import { tagOperations } from './tags.ts'
 import { tokenOperations } from './tokens.ts'
 import { trustOperations } from './trusts.ts'
+import { undeleteOperations } from './undelete.ts'
+import { usageOperations } from './usage.ts'
 
 /** Everything the administration can do. REST, RPC, the command line and their documents are made of this table. */
 export const operations: readonly Operation[] = [
@@ -20,6 +22,8 @@ export const operations: readonly Operation[] = [
   ...loginOperations,
   ...tagOperations,
   ...repositoryOperations,
+  ...undeleteOperations,
+  ...usageOperations,
   ...purgeOperations,
   ...garbageOperations,
   ...policyOperations,

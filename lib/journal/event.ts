@@ -7,6 +7,8 @@ export type RegistryEvent =
   | { type: 'tag_deleted'; repository: string; digest: string; tag: string }
   | { type: 'tag_moved'; repository: string; digest: string; tag: string; detail: { from: string | null } }
   | { type: 'repository_deleted'; repository: string; detail: { tags: number; manifests: number } }
+  | { type: 'repository_undeleted'; repository: string }
+  | { type: 'manifest_undeleted'; repository: string; digest: string }
   | { type: 'account_added'; detail: { subject: string; name: string; roles: readonly string[] } }
   | { type: 'account_changed'; detail: { subject: string; what: 'password' | 'disabled' | 'enabled' } }
   | { type: 'account_deleted'; detail: { subject: string; name: string } }

@@ -29,7 +29,8 @@ export function addOperation(program: Command, operation: Operation, open: OpenS
   for (const name of args) {
     const field = fieldOf(operation, name)
     const label = name.replaceAll('_', '-')
-    command.argument(field.fieldKind === 'list' ? `[${label}...]` : `<${label}>`, commentOf(field))
+    const optional = commentOf(field).includes('empty: ')
+    command.argument(field.fieldKind === 'list' ? `[${label}...]` : optional ? `[${label}]` : `<${label}>`, commentOf(field))
   }
   const flags = flagsOf(method.input.fields.filter((field) => !args.includes(field.name)))
   for (const { name, field } of flags) command.addOption(optionOf(name, field))

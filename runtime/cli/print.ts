@@ -64,7 +64,7 @@ function formatFields(fields: Record<string, unknown>, indent = ''): string {
 function show(name: string, value: unknown): string {
   if (value === undefined || value === null) return ''
   if (Array.isArray(value)) return value.join(',')
-  if (typeof value === 'number' && /^(size|blob_bytes|released|bytes_freed)$/.test(name)) return bytes(value)
+  if (typeof value === 'number' && /^(size|unique|stored|blob_bytes|released|bytes_freed)$/.test(name)) return bytes(value)
   if (typeof value === 'string' && /_at$|_time$|^at$/.test(name)) return value.replace(/\.\d+Z$/, 'Z')
   return String(value)
 }

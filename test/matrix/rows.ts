@@ -322,6 +322,9 @@ export const asked: Readonly<Record<string, Asked>> = {
   DeleteTag: { kind: 'delete', params: { ...inApp, tag: 'v1' }, prepare: tagV1 },
   GetManifest: { kind: 'read', params: { ...inApp, reference: 'v1' }, prepare: tagV1 },
   DeleteManifest: { kind: 'delete', params: { ...inApp, digest: sha256(tagged) }, prepare: tagV1 },
+  Undelete: { kind: 'own', params: inApp, body: { reference: 'v1' }, prepare: untagged },
+  GetUsage: { kind: 'manage' },
+  ExplainDigest: { kind: 'manage', params: { digest: sha256(tagged) } },
   Purge: { kind: 'somebody', body: { keep: 1000 }, prepare: removable },
   RunGarbageCollection: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   ReconcileStorage: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
@@ -380,6 +383,12 @@ export const asked: Readonly<Record<string, Asked>> = {
 
 async function noRun(registry: TestRegistry): Promise<Record<string, string>> {
   await registry.sql(`DELETE FROM gc_runs`)
+  return {}
+}
+
+async function untagged(registry: TestRegistry): Promise<Record<string, string>> {
+  await tagV1(registry)
+  await registry.fetch('DELETE', '/v2/priv/app/manifests/v1')
   return {}
 }
 

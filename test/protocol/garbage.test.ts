@@ -175,3 +175,84 @@ test('pushes go on while garbage is collected: nothing that was acknowledged is 
       for (const { digest } of layers) assert.equal((await registry.fetch('GET', `/v2/${name}/blobs/${digest}`)).status, 200)
     }
 })
+
+const undelete = async (name: string, reference = '') =>
+  await registry.fetch('POST', `/v1/repositories/${name}/-/undelete`, {
+    body: JSON.stringify({ reference }),
+    headers: { 'content-type': 'application/json' },
+  })
+
+test('a deleted tag, manifest or repository comes back whole while it is in the window', async () => {
+  const { digest } = await pushImage(registry, 'undelete/app', 'v1', { layers: ['its layer'] })
+  await registry.fetch('DELETE', '/v2/undelete/app/manifests/v1')
+  assert.deepEqual(((await (await undelete('undelete/app', 'v1')).json()) as { tags: string[] }).tags, ['v1'])
+  assert.equal(await get('/v2/undelete/app/manifests/v1'), 200)
+
+  await registry.fetch('DELETE', `/v2/undelete/app/manifests/${digest}`)
+  await pass(2)
+  await collect()
+  const back = (await (await undelete('undelete/app', digest)).json()) as { tags: string[] }
+  assert.deepEqual(back.tags, ['v1'])
+  assert.equal(await get(`/v2/undelete/app/manifests/v1`), 200)
+  assert.equal(await get(`/v2/undelete/app/blobs/${sha256('its layer')}`), 200)
+  assert.equal((await undelete('undelete/app', digest)).status, 404, 'it is there')
+
+  await admin(registry, 'DELETE', '/v1/repositories/undelete/app')
+  assert.equal(await get('/v2/undelete/app/manifests/v1'), 404)
+  assert.equal((await undelete('undelete/app')).status, 200)
+  assert.equal(await get('/v2/undelete/app/manifests/v1'), 200)
+})
+
+test('what cannot come back says why: taken by another, collected, never there', async () => {
+  const { digest } = await pushImage(registry, 'undelete/late', 'v1', { layers: ['goes for good'] })
+  await registry.fetch('DELETE', `/v2/undelete/late/manifests/${digest}`)
+  await pushImage(registry, 'undelete/late', 'v1', { layers: ['new under the old tag'] })
+  const back = (await (await undelete('undelete/late', digest)).json()) as { tags: string[]; taken: string[] }
+  assert.deepEqual([back.tags, back.taken], [[], ['v1']])
+  await registry.fetch('DELETE', `/v2/undelete/late/manifests/${digest}`)
+  await pass(12)
+  await collect({ now: true })
+  assert.equal((await undelete('undelete/late', digest)).status, 410)
+  assert.equal((await undelete('undelete/late', 'never')).status, 404)
+  assert.equal((await undelete('undelete/none')).status, 404)
+  await admin(registry, 'DELETE', '/v1/repositories/undelete/late')
+  await pushImage(registry, 'undelete/late', 'v2')
+  assert.equal((await undelete('undelete/late')).status, 409)
+})
+
+test('du counts each byte once, and why names what keeps a blob and who removed it', async () => {
+  await pushImage(registry, 'du/one', 'v1', { layers: ['shared by two', 'only in one'] })
+  await pushImage(registry, 'du/two', 'v1', { layers: ['shared by two'] })
+  const { usage } = (await admin(registry, 'GET', '/v1/usage')) as unknown as {
+    usage: { name: string; size: number; unique: number }[]
+  }
+  const one = usage.find((entry) => entry.name === 'du/one')
+  assert.deepEqual([one?.size, one?.unique], ['{}shared by twoonly in one'.length, 'only in one'.length])
+  const tags = (await admin(registry, 'GET', '/v1/usage?repository=du/one')) as unknown as {
+    usage: { name: string; size: number }[]
+  }
+  assert.deepEqual(
+    tags.usage.map(({ name, size }) => [name, size]),
+    [['v1', '{}shared by twoonly in one'.length]],
+  )
+  const why = async (digest: string) =>
+    (await admin(registry, 'GET', `/v1/digests/${digest}`)) as unknown as {
+      state: string
+      keepers: { repository: string; kind: string }[]
+      history: string[]
+    }
+  const kept = await why(sha256('shared by two'))
+  assert.deepEqual(kept.keepers.map(({ repository, kind }) => `${repository} ${kind}`).sort(), [
+    'du/one link',
+    'du/one manifest',
+    'du/two link',
+    'du/two manifest',
+  ])
+  const loose = await pushBlob(registry, 'du/one', 'deleted by hand')
+  await registry.fetch('DELETE', `/v2/du/one/blobs/${loose}`)
+  await pass(12)
+  await collect({ now: true })
+  const gone = await why(loose)
+  assert.equal(gone.state, 'collected')
+  assert.match(gone.history[0] as string, /blob_deleted du\/one by admin/)
+})

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mcr/v1/registry.proto.
  */
 export const file_mcr_v1_registry: GenFile = /*@__PURE__*/
-  fileDesc("ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkiXQoYRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEhQKDHRhZ3NfZGVsZXRlZBgBIAEoAxIZChFtYW5pZmVzdHNfZGVsZXRlZBgCIAEoAxIQCghyZWxlYXNlZBgDIAEoAyJPCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJEg4KBm9mZnNldBgEIAEoBSI7ChBMaXN0VGFnc1Jlc3BvbnNlEhkKBHRhZ3MYASADKAsyCy5tY3IudjEuVGFnEgwKBG5leHQYAiABKAkiWAoNR2V0VGFnUmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEgsKA3RhZxgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKDkdldFRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCm1lZGlhX3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoJVGFnQ2hhbmdlEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpvbGRfZGlnZXN0GAIgASgJEhIKCm5ld19kaWdlc3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDQoFYWN0b3IYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCSJSChVMaXN0VGFnSGlzdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCQoBbhgDIAEoBRINCgVhZnRlchgEIAEoCSJKChZMaXN0VGFnSGlzdG9yeVJlc3BvbnNlEiIKB2NoYW5nZXMYASADKAsyES5tY3IudjEuVGFnQ2hhbmdlEgwKBG5leHQYAiABKAkiUAoOTW92ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCgoCdG8YAyABKAkSEQoJaWZfZGlnZXN0GAQgASgJIkMKD01vdmVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpvbGRfZGlnZXN0GAMgASgJIkYKEERlbGV0ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSEQoJaWZfZGlnZXN0GAMgASgJIjEKEURlbGV0ZVRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJIjsKEkdldE1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEhEKCXJlZmVyZW5jZRgCIAEoCSK+AQoTR2V0TWFuaWZlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRIVCg1hcnRpZmFjdF90eXBlGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDAoEc2l6ZRgFIAEoAxIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0YWdzGAcgAygJEg8KB2NvbnRlbnQYCCABKAkiOwoVRGVsZXRlTWFuaWZlc3RSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSDgoGZGlnZXN0GAIgASgJIkgKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEgwKBHRhZ3MYAiADKAkSEAoIcmVsZWFzZWQYAyABKAMibwoMUHVyZ2VSZXF1ZXN0EhQKDHJlcG9zaXRvcmllcxgBIAMoCRIMCgRrZWVwGAIgASgFEhIKCm9sZGVyX3RoYW4YAyABKAkSDwoHZHJ5X3J1bhgEIAEoCBIWCg5pbmNsdWRlX2xhdGVzdBgFIAEoCCJ6CglQdXJnZWRUYWcSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSDgoGZGlnZXN0GAMgASgJEi4KCnVwZGF0ZWRfYXQYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEgwKBGtlcHQYBSABKAkiYAoNUHVyZ2VSZXNwb25zZRIfCgR0YWdzGAEgAygLMhEubWNyLnYxLlB1cmdlZFRhZxIPCgdkZWxldGVkGAIgASgFEgwKBGtlcHQYAyABKAUSDwoHZHJ5X3J1bhgEIAEoCCI7ChtSdW5HYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QSDwoHZHJ5X3J1bhgBIAEoCBILCgNub3cYAiABKAgiUgocUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRIKCgJpZBgBIAEoCRImCgNydW4YAiABKAsyGS5tY3IudjEuR2FyYmFnZUNvbGxlY3Rpb24iKgoXUmVjb25jaWxlU3RvcmFnZVJlcXVlc3QSDwoHZHJ5X3J1bhgBIAEoCCJOChhSZWNvbmNpbGVTdG9yYWdlUmVzcG9uc2USCgoCaWQYASABKAkSJgoDcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIiMKIUdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVxdWVzdCJiCiJHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1Jlc3BvbnNlEg8KB3J1bm5pbmcYASABKAgSKwoIbGFzdF9ydW4YAiABKAsyGS5tY3IudjEuR2FyYmFnZUNvbGxlY3Rpb24ipgIKEUdhcmJhZ2VDb2xsZWN0aW9uEgoKAmlkGAEgASgJEi4KCnN0YXJ0ZWRfYXQYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjAKDGNvbXBsZXRlZF9hdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDwoHZHJ5X3J1bhgEIAEoCBIZChFtYW5pZmVzdHNfcmVtb3ZlZBgFIAEoAxIVCg1saW5rc19yZW1vdmVkGAYgASgDEhUKDWJsb2JzX3JlbW92ZWQYByABKAMSEwoLYnl0ZXNfZnJlZWQYCCABKAMSDQoFZXJyb3IYCSABKAkSDAoEa2luZBgKIAEoCRIXCg9vcnBoYW5zX3JlbW92ZWQYCyABKAMy0ggKD1JlZ2lzdHJ5U2VydmljZRJVChBMaXN0UmVwb3NpdG9yaWVzEh8ubWNyLnYxLkxpc3RSZXBvc2l0b3JpZXNSZXF1ZXN0GiAubWNyLnYxLkxpc3RSZXBvc2l0b3JpZXNSZXNwb25zZRJMCg1HZXRSZXBvc2l0b3J5EhwubWNyLnYxLkdldFJlcG9zaXRvcnlSZXF1ZXN0Gh0ubWNyLnYxLkdldFJlcG9zaXRvcnlSZXNwb25zZRJVChBEZWxldGVSZXBvc2l0b3J5Eh8ubWNyLnYxLkRlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0GiAubWNyLnYxLkRlbGV0ZVJlcG9zaXRvcnlSZXNwb25zZRI9CghMaXN0VGFncxIXLm1jci52MS5MaXN0VGFnc1JlcXVlc3QaGC5tY3IudjEuTGlzdFRhZ3NSZXNwb25zZRI3CgZHZXRUYWcSFS5tY3IudjEuR2V0VGFnUmVxdWVzdBoWLm1jci52MS5HZXRUYWdSZXNwb25zZRJPCg5MaXN0VGFnSGlzdG9yeRIdLm1jci52MS5MaXN0VGFnSGlzdG9yeVJlcXVlc3QaHi5tY3IudjEuTGlzdFRhZ0hpc3RvcnlSZXNwb25zZRI6CgdNb3ZlVGFnEhYubWNyLnYxLk1vdmVUYWdSZXF1ZXN0GhcubWNyLnYxLk1vdmVUYWdSZXNwb25zZRJACglEZWxldGVUYWcSGC5tY3IudjEuRGVsZXRlVGFnUmVxdWVzdBoZLm1jci52MS5EZWxldGVUYWdSZXNwb25zZRJGCgtHZXRNYW5pZmVzdBIaLm1jci52MS5HZXRNYW5pZmVzdFJlcXVlc3QaGy5tY3IudjEuR2V0TWFuaWZlc3RSZXNwb25zZRJPCg5EZWxldGVNYW5pZmVzdBIdLm1jci52MS5EZWxldGVNYW5pZmVzdFJlcXVlc3QaHi5tY3IudjEuRGVsZXRlTWFuaWZlc3RSZXNwb25zZRI0CgVQdXJnZRIULm1jci52MS5QdXJnZVJlcXVlc3QaFS5tY3IudjEuUHVyZ2VSZXNwb25zZRJhChRSdW5HYXJiYWdlQ29sbGVjdGlvbhIjLm1jci52MS5SdW5HYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QaJC5tY3IudjEuUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRJVChBSZWNvbmNpbGVTdG9yYWdlEh8ubWNyLnYxLlJlY29uY2lsZVN0b3JhZ2VSZXF1ZXN0GiAubWNyLnYxLlJlY29uY2lsZVN0b3JhZ2VSZXNwb25zZRJzChpHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1cxIpLm1jci52MS5HZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1JlcXVlc3QaKi5tY3IudjEuR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkiXQoYRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEhQKDHRhZ3NfZGVsZXRlZBgBIAEoAxIZChFtYW5pZmVzdHNfZGVsZXRlZBgCIAEoAxIQCghyZWxlYXNlZBgDIAEoAyJPCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJEg4KBm9mZnNldBgEIAEoBSI7ChBMaXN0VGFnc1Jlc3BvbnNlEhkKBHRhZ3MYASADKAsyCy5tY3IudjEuVGFnEgwKBG5leHQYAiABKAkiWAoNR2V0VGFnUmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEgsKA3RhZxgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKDkdldFRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCm1lZGlhX3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoJVGFnQ2hhbmdlEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpvbGRfZGlnZXN0GAIgASgJEhIKCm5ld19kaWdlc3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDQoFYWN0b3IYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCSJSChVMaXN0VGFnSGlzdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCQoBbhgDIAEoBRINCgVhZnRlchgEIAEoCSJKChZMaXN0VGFnSGlzdG9yeVJlc3BvbnNlEiIKB2NoYW5nZXMYASADKAsyES5tY3IudjEuVGFnQ2hhbmdlEgwKBG5leHQYAiABKAkiUAoOTW92ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCgoCdG8YAyABKAkSEQoJaWZfZGlnZXN0GAQgASgJIkMKD01vdmVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpvbGRfZGlnZXN0GAMgASgJIkYKEERlbGV0ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSEQoJaWZfZGlnZXN0GAMgASgJIjEKEURlbGV0ZVRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJIjsKEkdldE1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEhEKCXJlZmVyZW5jZRgCIAEoCSK+AQoTR2V0TWFuaWZlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRIVCg1hcnRpZmFjdF90eXBlGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDAoEc2l6ZRgFIAEoAxIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0YWdzGAcgAygJEg8KB2NvbnRlbnQYCCABKAkiOwoVRGVsZXRlTWFuaWZlc3RSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSDgoGZGlnZXN0GAIgASgJIkgKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEgwKBHRhZ3MYAiADKAkSEAoIcmVsZWFzZWQYAyABKAMiOAoPVW5kZWxldGVSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSEQoJcmVmZXJlbmNlGAIgASgJIlMKEFVuZGVsZXRlUmVzcG9uc2USEgoKcmVwb3NpdG9yeRgBIAEoCRIOCgZkaWdlc3QYAiABKAkSDAoEdGFncxgDIAMoCRINCgV0YWtlbhgEIAMoCSIlCg9HZXRVc2FnZVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSIzCgVVc2FnZRIMCgRuYW1lGAEgASgJEgwKBHNpemUYAiABKAMSDgoGdW5pcXVlGAMgASgDIkAKEEdldFVzYWdlUmVzcG9uc2USHAoFdXNhZ2UYASADKAsyDS5tY3IudjEuVXNhZ2USDgoGc3RvcmVkGAIgASgDIiYKFEV4cGxhaW5EaWdlc3RSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCSJFCgZLZWVwZXISEgoKcmVwb3NpdG9yeRgBIAEoCRIMCgRraW5kGAIgASgJEgoKAmJ5GAMgASgJEg0KBXN0YXRlGAQgASgJInYKFUV4cGxhaW5EaWdlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSDQoFc3RhdGUYAiABKAkSDAoEc2l6ZRgDIAEoAxIfCgdrZWVwZXJzGAQgAygLMg4ubWNyLnYxLktlZXBlchIPCgdoaXN0b3J5GAUgAygJIm8KDFB1cmdlUmVxdWVzdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEa2VlcBgCIAEoBRISCgpvbGRlcl90aGFuGAMgASgJEg8KB2RyeV9ydW4YBCABKAgSFgoOaW5jbHVkZV9sYXRlc3QYBSABKAgiegoJUHVyZ2VkVGFnEhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEg4KBmRpZ2VzdBgDIAEoCRIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRrZXB0GAUgASgJImAKDVB1cmdlUmVzcG9uc2USHwoEdGFncxgBIAMoCzIRLm1jci52MS5QdXJnZWRUYWcSDwoHZGVsZXRlZBgCIAEoBRIMCgRrZXB0GAMgASgFEg8KB2RyeV9ydW4YBCABKAgiOwobUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgSCwoDbm93GAIgASgIIlIKHFJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSJgoDcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIioKF1JlY29uY2lsZVN0b3JhZ2VSZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgiTgoYUmVjb25jaWxlU3RvcmFnZVJlc3BvbnNlEgoKAmlkGAEgASgJEiYKA3J1bhgCIAEoCzIZLm1jci52MS5HYXJiYWdlQ29sbGVjdGlvbiIjCiFHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1JlcXVlc3QiYgoiR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXNwb25zZRIPCgdydW5uaW5nGAEgASgIEisKCGxhc3RfcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIqYCChFHYXJiYWdlQ29sbGVjdGlvbhIKCgJpZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb21wbGV0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2RyeV9ydW4YBCABKAgSGQoRbWFuaWZlc3RzX3JlbW92ZWQYBSABKAMSFQoNbGlua3NfcmVtb3ZlZBgGIAEoAxIVCg1ibG9ic19yZW1vdmVkGAcgASgDEhMKC2J5dGVzX2ZyZWVkGAggASgDEg0KBWVycm9yGAkgASgJEgwKBGtpbmQYCiABKAkSFwoPb3JwaGFuc19yZW1vdmVkGAsgASgDMp4KCg9SZWdpc3RyeVNlcnZpY2USVQoQTGlzdFJlcG9zaXRvcmllcxIfLm1jci52MS5MaXN0UmVwb3NpdG9yaWVzUmVxdWVzdBogLm1jci52MS5MaXN0UmVwb3NpdG9yaWVzUmVzcG9uc2USTAoNR2V0UmVwb3NpdG9yeRIcLm1jci52MS5HZXRSZXBvc2l0b3J5UmVxdWVzdBodLm1jci52MS5HZXRSZXBvc2l0b3J5UmVzcG9uc2USVQoQRGVsZXRlUmVwb3NpdG9yeRIfLm1jci52MS5EZWxldGVSZXBvc2l0b3J5UmVxdWVzdBogLm1jci52MS5EZWxldGVSZXBvc2l0b3J5UmVzcG9uc2USPQoITGlzdFRhZ3MSFy5tY3IudjEuTGlzdFRhZ3NSZXF1ZXN0GhgubWNyLnYxLkxpc3RUYWdzUmVzcG9uc2USNwoGR2V0VGFnEhUubWNyLnYxLkdldFRhZ1JlcXVlc3QaFi5tY3IudjEuR2V0VGFnUmVzcG9uc2USTwoOTGlzdFRhZ0hpc3RvcnkSHS5tY3IudjEuTGlzdFRhZ0hpc3RvcnlSZXF1ZXN0Gh4ubWNyLnYxLkxpc3RUYWdIaXN0b3J5UmVzcG9uc2USOgoHTW92ZVRhZxIWLm1jci52MS5Nb3ZlVGFnUmVxdWVzdBoXLm1jci52MS5Nb3ZlVGFnUmVzcG9uc2USQAoJRGVsZXRlVGFnEhgubWNyLnYxLkRlbGV0ZVRhZ1JlcXVlc3QaGS5tY3IudjEuRGVsZXRlVGFnUmVzcG9uc2USRgoLR2V0TWFuaWZlc3QSGi5tY3IudjEuR2V0TWFuaWZlc3RSZXF1ZXN0GhsubWNyLnYxLkdldE1hbmlmZXN0UmVzcG9uc2USTwoORGVsZXRlTWFuaWZlc3QSHS5tY3IudjEuRGVsZXRlTWFuaWZlc3RSZXF1ZXN0Gh4ubWNyLnYxLkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USPQoIVW5kZWxldGUSFy5tY3IudjEuVW5kZWxldGVSZXF1ZXN0GhgubWNyLnYxLlVuZGVsZXRlUmVzcG9uc2USPQoIR2V0VXNhZ2USFy5tY3IudjEuR2V0VXNhZ2VSZXF1ZXN0GhgubWNyLnYxLkdldFVzYWdlUmVzcG9uc2USTAoNRXhwbGFpbkRpZ2VzdBIcLm1jci52MS5FeHBsYWluRGlnZXN0UmVxdWVzdBodLm1jci52MS5FeHBsYWluRGlnZXN0UmVzcG9uc2USNAoFUHVyZ2USFC5tY3IudjEuUHVyZ2VSZXF1ZXN0GhUubWNyLnYxLlB1cmdlUmVzcG9uc2USYQoUUnVuR2FyYmFnZUNvbGxlY3Rpb24SIy5tY3IudjEuUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0GiQubWNyLnYxLlJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVzcG9uc2USVQoQUmVjb25jaWxlU3RvcmFnZRIfLm1jci52MS5SZWNvbmNpbGVTdG9yYWdlUmVxdWVzdBogLm1jci52MS5SZWNvbmNpbGVTdG9yYWdlUmVzcG9uc2UScwoaR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXMSKS5tY3IudjEuR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXF1ZXN0GioubWNyLnYxLkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message mcr.v1.Repository
@@ -741,6 +741,238 @@ export const DeleteManifestResponseSchema: GenMessage<DeleteManifestResponse> = 
   messageDesc(file_mcr_v1_registry, 23);
 
 /**
+ * @generated from message mcr.v1.UndeleteRequest
+ */
+export type UndeleteRequest = Message<"mcr.v1.UndeleteRequest"> & {
+  /**
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+
+  /**
+   * a tag or a digest; empty: the repository itself
+   *
+   * @generated from field: string reference = 2;
+   */
+  reference: string;
+};
+
+/**
+ * Describes the message mcr.v1.UndeleteRequest.
+ * Use `create(UndeleteRequestSchema)` to create a new message.
+ */
+export const UndeleteRequestSchema: GenMessage<UndeleteRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 24);
+
+/**
+ * @generated from message mcr.v1.UndeleteResponse
+ */
+export type UndeleteResponse = Message<"mcr.v1.UndeleteResponse"> & {
+  /**
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+
+  /**
+   * @generated from field: string digest = 2;
+   */
+  digest: string;
+
+  /**
+   * tags that are back
+   *
+   * @generated from field: repeated string tags = 3;
+   */
+  tags: string[];
+
+  /**
+   * tags whose names something else has now
+   *
+   * @generated from field: repeated string taken = 4;
+   */
+  taken: string[];
+};
+
+/**
+ * Describes the message mcr.v1.UndeleteResponse.
+ * Use `create(UndeleteResponseSchema)` to create a new message.
+ */
+export const UndeleteResponseSchema: GenMessage<UndeleteResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 25);
+
+/**
+ * @generated from message mcr.v1.GetUsageRequest
+ */
+export type GetUsageRequest = Message<"mcr.v1.GetUsageRequest"> & {
+  /**
+   * empty: every repository
+   *
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+};
+
+/**
+ * Describes the message mcr.v1.GetUsageRequest.
+ * Use `create(GetUsageRequestSchema)` to create a new message.
+ */
+export const GetUsageRequestSchema: GenMessage<GetUsageRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 26);
+
+/**
+ * @generated from message mcr.v1.Usage
+ */
+export type Usage = Message<"mcr.v1.Usage"> & {
+  /**
+   * of a repository, or of a tag where one repository was asked for
+   *
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * bytes of the blobs it needs, each once
+   *
+   * @generated from field: int64 size = 2;
+   */
+  size: bigint;
+
+  /**
+   * of these, what nothing else needs
+   *
+   * @generated from field: int64 unique = 3;
+   */
+  unique: bigint;
+};
+
+/**
+ * Describes the message mcr.v1.Usage.
+ * Use `create(UsageSchema)` to create a new message.
+ */
+export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 27);
+
+/**
+ * @generated from message mcr.v1.GetUsageResponse
+ */
+export type GetUsageResponse = Message<"mcr.v1.GetUsageResponse"> & {
+  /**
+   * @generated from field: repeated mcr.v1.Usage usage = 1;
+   */
+  usage: Usage[];
+
+  /**
+   * bytes of all blobs on disk
+   *
+   * @generated from field: int64 stored = 2;
+   */
+  stored: bigint;
+};
+
+/**
+ * Describes the message mcr.v1.GetUsageResponse.
+ * Use `create(GetUsageResponseSchema)` to create a new message.
+ */
+export const GetUsageResponseSchema: GenMessage<GetUsageResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 28);
+
+/**
+ * @generated from message mcr.v1.ExplainDigestRequest
+ */
+export type ExplainDigestRequest = Message<"mcr.v1.ExplainDigestRequest"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+};
+
+/**
+ * Describes the message mcr.v1.ExplainDigestRequest.
+ * Use `create(ExplainDigestRequestSchema)` to create a new message.
+ */
+export const ExplainDigestRequestSchema: GenMessage<ExplainDigestRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 29);
+
+/**
+ * @generated from message mcr.v1.Keeper
+ */
+export type Keeper = Message<"mcr.v1.Keeper"> & {
+  /**
+   * @generated from field: string repository = 1;
+   */
+  repository: string;
+
+  /**
+   * link, manifest or tag
+   *
+   * @generated from field: string kind = 2;
+   */
+  kind: string;
+
+  /**
+   * the manifest that needs it, or the tag
+   *
+   * @generated from field: string by = 3;
+   */
+  by: string;
+
+  /**
+   * why it does not hold for long: deleted, hidden, unreferenced
+   *
+   * @generated from field: string state = 4;
+   */
+  state: string;
+};
+
+/**
+ * Describes the message mcr.v1.Keeper.
+ * Use `create(KeeperSchema)` to create a new message.
+ */
+export const KeeperSchema: GenMessage<Keeper> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 30);
+
+/**
+ * @generated from message mcr.v1.ExplainDigestResponse
+ */
+export type ExplainDigestResponse = Message<"mcr.v1.ExplainDigestResponse"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * stored, damaged, collected or unknown
+   *
+   * @generated from field: string state = 2;
+   */
+  state: string;
+
+  /**
+   * @generated from field: int64 size = 3;
+   */
+  size: bigint;
+
+  /**
+   * @generated from field: repeated mcr.v1.Keeper keepers = 4;
+   */
+  keepers: Keeper[];
+
+  /**
+   * the newest entries of the journal about it
+   *
+   * @generated from field: repeated string history = 5;
+   */
+  history: string[];
+};
+
+/**
+ * Describes the message mcr.v1.ExplainDigestResponse.
+ * Use `create(ExplainDigestResponseSchema)` to create a new message.
+ */
+export const ExplainDigestResponseSchema: GenMessage<ExplainDigestResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 31);
+
+/**
  * @generated from message mcr.v1.PurgeRequest
  */
 export type PurgeRequest = Message<"mcr.v1.PurgeRequest"> & {
@@ -783,7 +1015,7 @@ export type PurgeRequest = Message<"mcr.v1.PurgeRequest"> & {
  * Use `create(PurgeRequestSchema)` to create a new message.
  */
 export const PurgeRequestSchema: GenMessage<PurgeRequest> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 24);
+  messageDesc(file_mcr_v1_registry, 32);
 
 /**
  * @generated from message mcr.v1.PurgedTag
@@ -822,7 +1054,7 @@ export type PurgedTag = Message<"mcr.v1.PurgedTag"> & {
  * Use `create(PurgedTagSchema)` to create a new message.
  */
 export const PurgedTagSchema: GenMessage<PurgedTag> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 25);
+  messageDesc(file_mcr_v1_registry, 33);
 
 /**
  * @generated from message mcr.v1.PurgeResponse
@@ -854,7 +1086,7 @@ export type PurgeResponse = Message<"mcr.v1.PurgeResponse"> & {
  * Use `create(PurgeResponseSchema)` to create a new message.
  */
 export const PurgeResponseSchema: GenMessage<PurgeResponse> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 26);
+  messageDesc(file_mcr_v1_registry, 34);
 
 /**
  * @generated from message mcr.v1.RunGarbageCollectionRequest
@@ -880,7 +1112,7 @@ export type RunGarbageCollectionRequest = Message<"mcr.v1.RunGarbageCollectionRe
  * Use `create(RunGarbageCollectionRequestSchema)` to create a new message.
  */
 export const RunGarbageCollectionRequestSchema: GenMessage<RunGarbageCollectionRequest> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 27);
+  messageDesc(file_mcr_v1_registry, 35);
 
 /**
  * @generated from message mcr.v1.RunGarbageCollectionResponse
@@ -902,7 +1134,7 @@ export type RunGarbageCollectionResponse = Message<"mcr.v1.RunGarbageCollectionR
  * Use `create(RunGarbageCollectionResponseSchema)` to create a new message.
  */
 export const RunGarbageCollectionResponseSchema: GenMessage<RunGarbageCollectionResponse> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 28);
+  messageDesc(file_mcr_v1_registry, 36);
 
 /**
  * @generated from message mcr.v1.ReconcileStorageRequest
@@ -921,7 +1153,7 @@ export type ReconcileStorageRequest = Message<"mcr.v1.ReconcileStorageRequest"> 
  * Use `create(ReconcileStorageRequestSchema)` to create a new message.
  */
 export const ReconcileStorageRequestSchema: GenMessage<ReconcileStorageRequest> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 29);
+  messageDesc(file_mcr_v1_registry, 37);
 
 /**
  * @generated from message mcr.v1.ReconcileStorageResponse
@@ -943,7 +1175,7 @@ export type ReconcileStorageResponse = Message<"mcr.v1.ReconcileStorageResponse"
  * Use `create(ReconcileStorageResponseSchema)` to create a new message.
  */
 export const ReconcileStorageResponseSchema: GenMessage<ReconcileStorageResponse> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 30);
+  messageDesc(file_mcr_v1_registry, 38);
 
 /**
  * @generated from message mcr.v1.GetGarbageCollectionStatusRequest
@@ -956,7 +1188,7 @@ export type GetGarbageCollectionStatusRequest = Message<"mcr.v1.GetGarbageCollec
  * Use `create(GetGarbageCollectionStatusRequestSchema)` to create a new message.
  */
 export const GetGarbageCollectionStatusRequestSchema: GenMessage<GetGarbageCollectionStatusRequest> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 31);
+  messageDesc(file_mcr_v1_registry, 39);
 
 /**
  * @generated from message mcr.v1.GetGarbageCollectionStatusResponse
@@ -978,7 +1210,7 @@ export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageColle
  * Use `create(GetGarbageCollectionStatusResponseSchema)` to create a new message.
  */
 export const GetGarbageCollectionStatusResponseSchema: GenMessage<GetGarbageCollectionStatusResponse> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 32);
+  messageDesc(file_mcr_v1_registry, 40);
 
 /**
  * @generated from message mcr.v1.GarbageCollection
@@ -1051,7 +1283,7 @@ export type GarbageCollection = Message<"mcr.v1.GarbageCollection"> & {
  * Use `create(GarbageCollectionSchema)` to create a new message.
  */
 export const GarbageCollectionSchema: GenMessage<GarbageCollection> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 33);
+  messageDesc(file_mcr_v1_registry, 41);
 
 /**
  * Repositories, tags and manifests, and what frees their space.
@@ -1138,6 +1370,30 @@ export const RegistryService: GenService<{
     methodKind: "unary";
     input: typeof DeleteManifestRequestSchema;
     output: typeof DeleteManifestResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.Undelete
+   */
+  undelete: {
+    methodKind: "unary";
+    input: typeof UndeleteRequestSchema;
+    output: typeof UndeleteResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.GetUsage
+   */
+  getUsage: {
+    methodKind: "unary";
+    input: typeof GetUsageRequestSchema;
+    output: typeof GetUsageResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.ExplainDigest
+   */
+  explainDigest: {
+    methodKind: "unary";
+    input: typeof ExplainDigestRequestSchema;
+    output: typeof ExplainDigestResponseSchema;
   },
   /**
    * @generated from rpc mcr.v1.RegistryService.Purge

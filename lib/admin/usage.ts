@@ -1,0 +1,92 @@
+import { parseDigest } from '../oci/digest.ts'
+import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
+import { repositoryOf } from './input.ts'
+import { type Operation, operation } from './operation.ts'
+import { mustFindRepository } from './repositories.ts'
+
+const { getUsage, explainDigest } = RegistryService.method
+
+/** Where the space goes, and why it stays. */
+export const usageOperations: readonly Operation[] = [
+  operation(getUsage, {
+    summary: 'bytes by repository, or by tag of one: all that it needs, and what nothing else needs',
+    action: 'system:read',
+    rest: { method: 'GET', path: '/v1/usage' },
+    cli: { words: 'du', args: ['repository'], columns: ['name', 'size', 'unique'] },
+    async run(input, _call, ctx) {
+      const sql = ctx.metadata.read
+      const [all] = await sql.all<{ bytes: number }>(`SELECT coalesce(sum(size), 0) AS bytes FROM blobs`)
+      const stored = BigInt(all?.bytes ?? 0)
+      const rows =
+        input.repository === ''
+          ? await sql.all<{ name: string; size: number; own: number }>(
+              `SELECT r.name, sum(b.size) AS size,
+                 sum(CASE WHEN (SELECT count(*) FROM repo_blobs o JOIN repositories p ON p.id = o.repo_id
+                   WHERE o.digest = l.digest AND o.hidden_epoch IS NULL AND p.deleted_epoch IS NULL) = 1 THEN b.size ELSE 0 END) AS own
+               FROM repositories r JOIN repo_blobs l ON l.repo_id = r.id AND l.hidden_epoch IS NULL JOIN blobs b ON b.digest = l.digest
+               WHERE r.deleted_epoch IS NULL GROUP BY r.id ORDER BY own DESC, r.name LIMIT 1000`,
+            )
+          : await sql.all<{ name: string; size: number; own: number }>(tagUsage, [
+              await mustFindRepository(sql, repositoryOf(input.repository)),
+            ])
+      return { usage: rows.map(({ name, size, own }) => ({ name, size: BigInt(size), unique: BigInt(own) })), stored }
+    },
+  }),
+  operation(explainDigest, {
+    summary: 'what keeps a blob or manifest, since when nothing does, or who removed it',
+    action: 'system:read',
+    rest: { method: 'GET', path: '/v1/digests/:digest' },
+    cli: { words: 'why', args: ['digest'] },
+    async run(input, _call, ctx) {
+      const sql = ctx.metadata.read
+      const digest = parseDigest(input.digest)
+      const [blob] = await sql.all<{ size: number; state: number }>(`SELECT size, state FROM blobs WHERE digest = ?`, [digest])
+      const [manifest] = await sql.all<{ size: number }>(`SELECT size FROM manifests WHERE digest = ? LIMIT 1`, [digest])
+      const keepers = await sql.all<{ repository: string; kind: string; by: string; state: string }>(keepersOf, [
+        digest,
+        digest,
+        digest,
+      ])
+      const events = await sql.all<{ at: number; type: string; repository: string | null; actor: string | null }>(
+        `SELECT j.at, j.type, j.repository, coalesce(a.name, j.actor) AS actor FROM journal j LEFT JOIN accounts a ON a.subject = j.actor
+         WHERE j.digest = ? AND j.type <> 'manifest_pulled' ORDER BY j.seq DESC LIMIT 20`,
+        [digest],
+      )
+      const there = blob ? (blob.state === 0 ? 'stored' : 'damaged') : manifest ? 'stored' : undefined
+      return {
+        digest,
+        state: there ?? (events.length > 0 ? 'collected' : 'unknown'),
+        size: BigInt(blob?.size ?? manifest?.size ?? 0),
+        keepers,
+        history: events.map(
+          ({ at, type, repository, actor }) =>
+            `${new Date(at).toISOString()} ${type} ${repository ?? ''} by ${actor ?? 'somebody'}`,
+        ),
+      }
+    },
+  }),
+]
+
+/** Blobs below each tag: of its manifest, and of the manifests its index names. */
+const tagUsage = `
+  WITH below AS (
+    SELECT t.name, m.id, t.repo_id FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE t.repo_id = ?1
+    UNION SELECT b.name, c.id, b.repo_id FROM below b JOIN refs f ON f.manifest_id = b.id AND f.kind = 'child'
+      JOIN manifests c ON c.repo_id = b.repo_id AND c.digest = f.digest AND c.deleted_epoch IS NULL),
+  needs AS (SELECT DISTINCT b.name, f.digest FROM below b JOIN refs f ON f.manifest_id = b.id WHERE f.kind <> 'subject')
+  SELECT n.name, sum(s.size) AS size,
+    sum(CASE WHEN (SELECT count(*) FROM needs o WHERE o.digest = n.digest) = 1 THEN s.size ELSE 0 END) AS own
+  FROM needs n JOIN blobs s ON s.digest = n.digest GROUP BY n.name ORDER BY own DESC, n.name LIMIT 1000`
+
+const keepersOf = `
+  SELECT r.name AS repository, 'link' AS kind, '' AS by,
+    CASE WHEN r.deleted_epoch IS NOT NULL THEN 'repository deleted' WHEN l.hidden_epoch IS NOT NULL THEN 'hidden'
+      WHEN EXISTS (SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = l.digest AND m.repo_id = l.repo_id) THEN ''
+      ELSE 'unreferenced' END AS state
+  FROM repo_blobs l JOIN repositories r ON r.id = l.repo_id WHERE l.digest = ?
+  UNION ALL
+  SELECT r.name, 'manifest', m.digest, CASE WHEN m.deleted_epoch IS NULL THEN '' ELSE 'deleted' END
+  FROM refs f JOIN manifests m ON m.id = f.manifest_id JOIN repositories r ON r.id = m.repo_id WHERE f.digest = ?
+  UNION ALL
+  SELECT r.name, 'tag', t.name, '' FROM manifests m JOIN tags t ON t.manifest_id = m.id JOIN repositories r ON r.id = m.repo_id WHERE m.digest = ?
+  LIMIT 1000`
