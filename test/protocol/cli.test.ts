@@ -116,8 +116,8 @@ for (const face of Object.keys(faces)) {
     assert.equal(run('why', second).state, 'stored')
     assert.ok((run('du').usage as { name: string }[]).some((entry) => entry.name === name))
     for (const tag of ['a', 'b', 'c']) await pushImage(name, tag)
-    assert.equal(run('purge', name, '--keep', '1', '--dry-run').deleted, 2)
-    assert.equal(run('purge', name, '--keep', '1').deleted, 2)
+    assert.equal(run('purge', name, '--keep', '1', '--dry-run').deleted, 4)
+    assert.equal(run('purge', name, '--keep', '1').deleted, 4)
     assert.equal(run('repo delete', name).tags_deleted, 1)
     assert.match(String(run('gc run', '--dry-run').id), /-/)
     const settled = async () => {
