@@ -25,6 +25,8 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
   ['conformance', node, ['test/conformance/run.ts']],
   ['e2e', node, ['test/e2e/run.ts']],
   ['e2e, three processes', node, ['test/e2e/run.ts', '--split']],
+  ['access', node, ['test/e2e/access.ts']],
+  ['access, three processes', node, ['test/e2e/access.ts', '--split']],
 ]
 
 const wanted = process.argv.slice(2)

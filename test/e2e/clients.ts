@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { findTool, password } from '../support/process.ts'
+import { findTool } from '../support/process.ts'
 
 /** What a client needs to know about the registry it talks to. */
 export interface Target {
@@ -15,8 +15,10 @@ export interface Target {
 export interface Client {
   name: string
   version(): Promise<string>
-  /** Makes it ready: trust, login. */
+  /** Makes it ready: trust, and what it needs to run. */
   prepare(): Promise<void>
+  /** From now on it is this account. */
+  login(name: string, secret: string): Promise<void>
   /** Pushes an OCI layout of one entry, with every platform where it can. */
   push(layout: string, reference: string): Promise<void>
   /** Pulls into what the client keeps; answers the digests it then has: of the manifest where it tells, else of the configuration. */
@@ -76,8 +78,9 @@ export function makeClients(target: Target): Client[] {
     name: 'skopeo',
     platforms: true,
     version: async () => (await run('skopeo', ['--version'])).trim(),
-    prepare: async () =>
-      void (await run('skopeo', ['login', ...containers, '-u', 'admin', '--password-stdin', host], {}, password)),
+    prepare: async () => undefined,
+    login: async (name, secret) =>
+      void (await run('skopeo', ['login', ...containers, '-u', name, '--password-stdin', host], {}, secret)),
     push: async (layout, reference) =>
       void (await run('skopeo', [
         'copy',
@@ -106,7 +109,8 @@ export function makeClients(target: Target): Client[] {
     name: 'crane',
     platforms: true,
     version: async () => `crane ${(await run('crane', ['version'])).trim()}`,
-    prepare: async () => void (await run('crane', ['auth', 'login', host, '-u', 'admin', '-p', password], goEnv)),
+    prepare: async () => undefined,
+    login: async (name, secret) => void (await run('crane', ['auth', 'login', host, '-u', name, '-p', secret], goEnv)),
     push: async (layout, reference) => void (await run('crane', ['push', layout, reference], goEnv)),
     async pull(reference) {
       const to = fresh(target, 'crane')
@@ -120,8 +124,9 @@ export function makeClients(target: Target): Client[] {
     name: 'oras',
     platforms: true,
     version: async () => `oras ${/Version: +(\S+)/.exec(await run('oras', ['version']))?.[1]}`,
-    prepare: async () =>
-      void (await run('oras', ['login', ...orasConfig, '-u', 'admin', '--password-stdin', host], {}, password)),
+    prepare: async () => undefined,
+    login: async (name, secret) =>
+      void (await run('oras', ['login', ...orasConfig, '-u', name, '--password-stdin', host], {}, secret)),
     push: async (layout, reference) =>
       void (await run('oras', [
         'cp',
@@ -155,8 +160,9 @@ export function makeClients(target: Target): Client[] {
     name: 'regctl',
     platforms: true,
     version: async () => `regctl ${/VCSTag: +(\S+)/.exec(await run('regctl', ['version']))?.[1]}`,
-    prepare: async () =>
-      void (await run('regctl', ['registry', 'login', host, '-u', 'admin', '--pass-stdin'], regctlEnv, password)),
+    prepare: async () => undefined,
+    login: async (name, secret) =>
+      void (await run('regctl', ['registry', 'login', host, '-u', name, '--pass-stdin'], regctlEnv, secret)),
     push: async (layout, reference) =>
       void (await run('regctl', ['image', 'copy', `ocidir://${layout}:v1`, reference], regctlEnv)),
     async pull(reference) {
@@ -169,7 +175,9 @@ export function makeClients(target: Target): Client[] {
     name,
     platforms: false,
     version: async () => (await run(name, ['--version'])).trim(),
-    prepare: async () => void (await run(name, ['login', ...containers, '-u', 'admin', '--password-stdin', host], {}, password)),
+    prepare: async () => undefined,
+    login: async (user, secret) =>
+      void (await run(name, ['login', ...containers, '-u', user, '--password-stdin', host], {}, secret)),
     async push(layout, reference) {
       const id = (await run(name, [...storage(name), 'pull', '-q', `oci:${layout}:v1`])).trim().split('\n').at(-1) as string
       await run(name, [...storage(name), 'push', ...containers, id, `docker://${reference}`])
@@ -210,8 +218,8 @@ function dockerClient({ host, cert, scratch }: Target): Client {
         ],
         () => docker(['info']),
       )
-      await docker(['login', '-u', 'admin', '--password-stdin', host], password)
     },
+    login: async (name, secret) => void (await docker(['login', '-u', name, '--password-stdin', host], secret)),
     async push(layout, reference) {
       const archive = join(scratch, 'docker-push.tar')
       rmSync(archive, { force: true })
@@ -244,7 +252,7 @@ function ctrClient({ host, cert, scratch }: Target): Client {
   const address = join(data, 'containerd.sock')
   const hosts = join(data, 'hosts')
   const ctr = (...args: string[]) => run('ctr', ['-a', address, ...args])
-  const login = ['--hosts-dir', hosts, '--user', `admin:${password}`]
+  let login: string[] = []
   let daemon: ChildProcess | undefined
   return {
     name: 'ctr',
@@ -260,6 +268,9 @@ function ctrClient({ host, cert, scratch }: Target): Client {
         ['-c', config, '-a', address, '--root', join(data, 'root'), '--state', join(data, 'state')],
         () => ctr('version'),
       )
+    },
+    async login(name, secret) {
+      login = ['--hosts-dir', hosts, '--user', `${name}:${secret}`]
     },
     async push(layout, reference) {
       const archive = join(scratch, 'ctr-push.tar')

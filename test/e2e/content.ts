@@ -124,3 +124,16 @@ export function makeContent(directory: string): Content {
     },
   }
 }
+
+/** A small image of its own, for stories about who may rather than about bytes. Shape: its layout. */
+export function makeSmallImage(directory: string, name: string): string {
+  const layout = join(directory, `small-${name}`)
+  const folder = join(directory, `small-layer-${name}`)
+  mkdirSync(folder)
+  writeFileSync(join(folder, 'note'), name)
+  const tar = execFileSync('tar', ['--numeric-owner', '-cf', '-', '-C', folder, '.'])
+  writeLayout(layout, [
+    { architecture: 'amd64', layers: [{ blob: execFileSync('gzip', ['-n'], { input: tar }), diffId: `sha256:${sha256(tar)}` }] },
+  ])
+  return layout
+}

@@ -95,7 +95,11 @@ async function inRegistry(reference: string): Promise<{ manifest: string; config
 
 try {
   const content = makeContent(scratch)
-  for (const client of clients) await story(`${client.name}: trusts the certificate and logs in`, () => client.prepare())
+  for (const client of clients)
+    await story(`${client.name}: trusts the certificate and logs in`, async () => {
+      await client.prepare()
+      await client.login('admin', password)
+    })
   for (const client of clients) console.log(`      ${await client.version()}`)
   console.log(`      helm ${(await run('helm', ['version', '--short'])).trim()}`)
 

@@ -89,7 +89,7 @@ export async function startShape(
   processes: 1 | 3,
   tls: { cert: string; key: string } | undefined,
   env: Record<string, string> = {},
-): Promise<{ host: string; remove(): Promise<void> }> {
+): Promise<{ host: string; dir: string; remove(): Promise<void> }> {
   if (processes === 1) return await startRegistry({ tls, env })
   const dir = mkdtempSync(join(tmpdir(), 'mcr-split-'))
   const split = await startSplit(
@@ -98,6 +98,7 @@ export async function startShape(
   )
   return {
     host: `localhost:${split.port}`,
+    dir,
     async remove() {
       await split.stop()
       rmSync(dir, { recursive: true, force: true })
