@@ -117,7 +117,7 @@ export function drainBody(req: Req): void {
   req.resume()
 }
 
-/** A refusal of the server itself, in the protocol's form. */
+/** A refusal of the server itself, in the form of the protocol it refuses. */
 export function refuse(
   req: Req,
   res: Res,
@@ -130,7 +130,10 @@ export function refuse(
     res.destroy()
     return
   }
-  const body = Buffer.from(JSON.stringify({ errors: [{ code: refusal.code, message: refusal.message }] }))
+  const { code, message } = refusal
+  // The administration has a shape of its own.
+  const shape = req.url?.startsWith('/v1/') ? { error: message, code } : { errors: [{ code, message }] }
+  const body = Buffer.from(JSON.stringify(shape))
   const head = [
     'Content-Type',
     'application/json',

@@ -22,6 +22,7 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
   ],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_PROCESSES: '3' }],
+  ['schema', node, ['test/schema/run.ts']],
   ['conformance', node, ['test/conformance/run.ts']],
   ['e2e', node, ['test/e2e/run.ts']],
   ['e2e, three processes', node, ['test/e2e/run.ts', '--split']],

@@ -46,6 +46,7 @@ const post = endpoint({
       )
     // A personal or robot token stands for a refresh token; we never give one out ourselves.
     const name = kind === 'password' ? (form.get('username') ?? '') : 'token'
+    if (name.includes('\0')) throw ociError('UNAUTHORIZED', undefined, { message: 'wrong name or password' })
     const login = await ctx.logins.login(name, form.get(kind === 'password' ? 'password' : 'refresh_token') ?? '', exchange)
     return await grant(ctx, exchange, login, form.getAll('scope'))
   },

@@ -4,6 +4,7 @@ import { anonymous, type Caller, type Principal } from '../auth/principal.ts'
 import type { Base, Exchange, Ports, Resource } from '../context.ts'
 import { authorize, type Demand, requireInside, unauthorized } from '../http/authorize.ts'
 import type { Sql } from '../metadata/sql.ts'
+import { ociError } from '../oci/errors.ts'
 import type { Action } from '../policy/actions.ts'
 import type { Decision } from '../policy/evaluate.ts'
 
@@ -79,6 +80,7 @@ export async function enter(
 ): Promise<OperationCall> {
   exchange.endpoint = operation.method.name
   const { action } = operation
+  if (holdsNul(input)) throw ociError('INVALID', undefined, { message: 'a text with a NUL is none' })
   const caller: Caller = action === 'public' ? { principal: anonymous } : await ctx.authenticate(request, exchange, 'admin')
   if (action !== 'public') exchange.principal = caller.principal.subject
   if (action === 'authenticated' && caller.principal.kind === 'anonymous')
@@ -91,6 +93,12 @@ export async function enter(
   }
   exchange.proceed()
   return callOf(caller, ctx, exchange, signal)
+}
+
+/** The database ends a text at its first NUL: none gets that far. */
+function holdsNul(value: unknown): boolean {
+  if (typeof value === 'string') return value.includes('\0')
+  return typeof value === 'object' && value !== null && Object.values(value).some(holdsNul)
 }
 
 /** A call by somebody who has been let in. */

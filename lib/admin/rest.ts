@@ -1,9 +1,9 @@
 import { create, type DescMessage, type MessageShape } from '@bufbuild/protobuf'
-import type { Base, Exchange } from '../context.ts'
+import type { Base } from '../context.ts'
 import { readBody } from '../http/body.ts'
 import type { Endpoint } from '../http/endpoint.ts'
-import { refusalOf } from '../http/error-response.ts'
-import { type OciError, ociError } from '../oci/errors.ts'
+import { adminErrorResponse } from '../http/error-response.ts'
+import { ociError } from '../oci/errors.ts'
 import { fromRest, fromTexts, toRest } from './json.ts'
 import { enter, type Operation } from './operation.ts'
 
@@ -35,7 +35,7 @@ export function restEndpoint(operation: Operation): Endpoint {
           response = answer(operation, create(operation.method.output, output as never))
         }
       } catch (error) {
-        response = restError(error, ctx, exchange)
+        response = adminErrorResponse(error, ctx, exchange)
       }
       ctx.count('requests_total', { endpoint: operation.method.name, method: request.method, status: String(response.status) })
       return response
@@ -114,21 +114,6 @@ function streamed(operation: Operation, messages: AsyncIterable<unknown>, stop: 
     },
   })
   return new Response(body, { headers: { 'Content-Type': 'application/jsonl', 'Cache-Control': 'no-store' } })
-}
-
-/** The original's shape of a failure, `{"error": "…"}`, with the code beside it. */
-export function restError(error: unknown, ctx: Base, exchange: Exchange): Response {
-  const refusal = refusalOf(error, ctx, exchange)
-  const bytes = new TextEncoder().encode(JSON.stringify({ error: refusal.message, code: refusal.code }))
-  return new Response(bytes, {
-    status: refusal.status,
-    headers: { ...headers, ...refusal.headers, ...challengeOf(refusal), 'Content-Length': String(bytes.byteLength) },
-  })
-}
-
-/** A registry token would not help here: the challenge of /v2 is not ours. */
-function challengeOf({ status }: OciError): Record<string, string> {
-  return status === 401 ? { 'WWW-Authenticate': 'Bearer realm="mcr"' } : {}
 }
 
 /** Endpoints of the operations whose REST path begins with one of these. */

@@ -7,7 +7,7 @@ export function parseBasic(value: string): { name: string; password: string } | 
     const bytes = Uint8Array.from(atob(value), (char) => char.charCodeAt(0))
     const text = new TextDecoder('utf-8', { fatal: true }).decode(bytes)
     const colon = text.indexOf(':')
-    return colon < 0 ? undefined : { name: text.slice(0, colon), password: text.slice(colon + 1) }
+    return colon < 0 || text.includes('\0') ? undefined : { name: text.slice(0, colon), password: text.slice(colon + 1) }
   } catch {
     return undefined
   }

@@ -39,6 +39,27 @@ export function refusalOf(error: unknown, ctx: Pick<Base, 'count' | 'note'>, exc
   return refusal
 }
 
+/** The original's shape of a failure, `{"error": "…"}`, with the code beside it. */
+export function adminErrorResponse(error: unknown, ctx: Base, exchange: Exchange): Response {
+  const refusal = refusalOf(error, ctx, exchange)
+  const bytes = new TextEncoder().encode(JSON.stringify({ error: refusal.message, code: refusal.code }))
+  return new Response(bytes, {
+    status: refusal.status,
+    headers: {
+      'Content-Type': 'application/json',
+      'Cache-Control': 'no-store',
+      ...refusal.headers,
+      ...challengeOf(refusal),
+      'Content-Length': String(bytes.byteLength),
+    },
+  })
+}
+
+/** A registry token would not help here: the challenge of /v2 is not ours. */
+function challengeOf({ status }: OciError): Record<string, string> {
+  return status === 401 ? { 'WWW-Authenticate': 'Bearer realm="mcr"' } : {}
+}
+
 /** Failures of the ports, in the protocol's words. Recognised by code: classes do not survive a bundle boundary. */
 function translate(error: unknown): OciError {
   if (isBlobStoreError(error)) {

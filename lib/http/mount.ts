@@ -2,7 +2,7 @@ import { IttyRouter } from 'itty-router'
 import type { Exchange, RegistryContext } from '../context.ts'
 import { ociError } from '../oci/errors.ts'
 import type { Endpoint, Method } from './endpoint.ts'
-import { errorResponse } from './error-response.ts'
+import { adminErrorResponse, errorResponse } from './error-response.ts'
 
 /** A unit of deployment: what one file of handlers/ exports. */
 export interface Handler {
@@ -80,13 +80,14 @@ function unrouted(
   const path = pathOf(request.url)
   const uploads = /\/blobs\/uploads\/?$/.test(path)
   const matching = known.filter((route) => route.pattern.test(path) && !(uploads && route.path.endsWith('/blobs/:digest')))
-  if (matching.length === 0) return errorResponse(ociError('UNSUPPORTED', 'no such route', { status: 404 }), ctx, exchange)
+  const answer = path.startsWith('/v1/') ? adminErrorResponse : errorResponse
+  if (matching.length === 0) return answer(ociError('UNSUPPORTED', 'no such route', { status: 404 }), ctx, exchange)
   if (matching.some((route) => route.methods.includes(request.method as Method))) {
     const error = ociError('UNSUPPORTED', 'another process of this registry serves this route', { status: 421 })
-    return errorResponse(error, ctx, exchange)
+    return answer(error, ctx, exchange)
   }
   const allow = [...new Set(matching.flatMap((route) => route.methods))].join(', ')
-  return errorResponse(ociError('UNSUPPORTED', { allow }, { status: 405, headers: { Allow: allow } }), ctx, exchange)
+  return answer(ociError('UNSUPPORTED', { allow }, { status: 405, headers: { Allow: allow } }), ctx, exchange)
 }
 
 function pathOf(url: string): string {

@@ -229,3 +229,24 @@ test('guessing locks out the address for that account, with Retry-After, and nob
   assert.ok(Number(locked.headers.get('retry-after')) >= 1)
   assert.equal((await tokenFor('')).status, 200, 'another account from the same address')
 })
+
+test('a NUL in a name or a password is a wrong login, and no failure of ours', async () => {
+  for (const pair of ['ad\0min:x', 'admin:\0', '\0:\0'])
+    for (const path of ['/v2/', '/v2/token', '/v1/auth/whoami'])
+      assert.equal(
+        (await registry.fetch('GET', path, { as: null, headers: { authorization: `Basic ${btoa(pair)}` } })).status,
+        401,
+      )
+  const form = await registry.fetch('POST', '/v2/token', {
+    as: null,
+    body: 'grant_type=password&username=a%00b&password=%00',
+    headers: { 'content-type': 'application/x-www-form-urlencoded' },
+  })
+  assert.equal(form.status, 401)
+  const json = await registry.fetch('POST', '/v1/auth/login', {
+    as: null,
+    body: JSON.stringify({ username: 'a\0b', password: 'x' }),
+    headers: { 'content-type': 'application/json' },
+  })
+  assert.equal(json.status, 400)
+})
