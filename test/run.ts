@@ -17,7 +17,7 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
   [
     'protocol, three processes',
     node,
-    [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing}.test.ts')],
+    [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing,security}.test.ts')],
     { MCR_TEST_PROCESSES: '3' },
   ],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
