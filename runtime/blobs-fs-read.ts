@@ -25,6 +25,10 @@ const smallBytes = 64 * 1024
 const slowMs = 5
 const slowForMs = 10_000
 const manyStreams = 8
+const largeChunk = 1024 * 1024
+const smallChunk = 256 * 1024
+/** Large buffers that wait to be used again. */
+const spareMost = 16
 
 type Part = Uint8Array | { at: number; length: number }
 
@@ -50,9 +54,20 @@ export interface BlobReader {
 export function createReader(): BlobReader {
   let slowUntil = 0
   let streams = 0
+  const spare: Buffer[] = []
 
   /** Large reads for few downloads, small ones for many, so that memory stays bounded. */
-  const chunkBytes = () => (streams > manyStreams ? 256 : 1024) * 1024
+  const chunkBytes = () => (streams > manyStreams ? smallChunk : largeChunk)
+
+  /** A buffer to read into. Making and collecting a megabyte for each read cost more than reading and sending it. */
+  function take(bytes: number): Buffer {
+    return (bytes === largeChunk ? spare.pop() : undefined) ?? Buffer.allocUnsafeSlow(bytes)
+  }
+
+  function release(chunk: Uint8Array): void {
+    if (chunk.byteLength === largeChunk && chunk.buffer.byteLength === largeChunk && spare.length < spareMost)
+      spare.push(Buffer.from(chunk.buffer as ArrayBuffer))
+  }
 
   function quick<T>(call: () => T): T {
     const before = performance.now()
@@ -98,9 +113,10 @@ export function createReader(): BlobReader {
     streams++
     // Reading ahead keeps one fast client busy; for many slow ones it doubles what each of them holds.
     const ahead = streams > manyStreams ? 0 : chunkBytes()
-    return fileStream(fd, parts, ahead, chunkBytes, () => {
+    const body = fileStream(fd, parts, ahead, chunkBytes, take, () => {
       streams--
-    }) as unknown as BodyInit
+    })
+    return Object.assign(body, { release }) as unknown as BodyInit
   }
 
   return {
@@ -129,12 +145,16 @@ export function createReader(): BlobReader {
   }
 }
 
+/** A body that takes its chunks back: `release` may be called with one when its bytes have left, and never before. */
+export type ReleasingBody = Readable & { release?: (chunk: Uint8Array) => void }
+
 /** A stream over parts of an open file. A file that ends early breaks the stream: a short body must not look like a whole one. */
 function fileStream(
   fd: number,
   parts: readonly Part[],
   highWaterMark: number,
   chunkBytes: () => number,
+  take: (bytes: number) => Buffer,
   onClose: () => void,
 ): Readable {
   let index = 0
@@ -158,7 +178,7 @@ function fileStream(
       const { at, length } = part
       const want = Math.min(chunkBytes(), length - done)
       reading = true
-      readFd(fd, Buffer.allocUnsafeSlow(want), 0, want, at + done, (error, got, bytes) => {
+      readFd(fd, take(want), 0, want, at + done, (error, got, bytes) => {
         reading = false
         onIdle?.()
         if (this.destroyed) return

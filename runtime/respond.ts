@@ -1,6 +1,7 @@
 import type { Http2ServerRequest } from 'node:http2'
 import type { Readable } from 'node:stream'
 import type { Exchange } from '../lib/context.ts'
+import type { ReleasingBody } from './blobs-fs-read.ts'
 import type { Req, Res } from './server.ts'
 
 /** Bytes and time that the rest of an unread body may take before its connection is closed. */
@@ -78,11 +79,14 @@ function flatHeaders({ headers }: PonyfillInternals): string[] {
   return head
 }
 
-function pump(stream: Readable, res: Res, progress: Progress): void {
+function pump(stream: ReleasingBody, res: Res, progress: Progress): void {
   const out = res as NodeJS.WritableStream & { destroy(error?: Error): void; destroyed: boolean }
+  const { release } = stream
   stream.on('data', (chunk: Uint8Array) => {
     progress.bytesOut += chunk.length
-    if (!out.write(chunk)) stream.pause()
+    // Called when the chunk has gone to the socket, or with an error when it never will.
+    const sent = release && ((error?: Error | null) => (error ? undefined : release(chunk)))
+    if (!out.write(chunk, sent)) stream.pause()
   })
   out.on('drain', () => stream.resume())
   stream.once('end', () => out.end())
