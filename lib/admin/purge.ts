@@ -1,6 +1,6 @@
 import { change } from '../journal/change.ts'
 import { deleteManifest, touchManifest } from '../metadata/manifests.ts'
-import { listRepositories } from '../metadata/repositories.ts'
+import { findRepository, listRepositories } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { type TagRow, tagsByAge, tagsOf } from '../metadata/tags.ts'
 import { isOciError } from '../oci/errors.ts'
@@ -38,7 +38,7 @@ export const purgeOperations: readonly Operation[] = [
       const before = input.olderThan === '' ? Number.MAX_SAFE_INTEGER : ctx.now() - parseDuration('older_than', input.olderThan)
       const tags: Purged[] = []
       for (const repository of await repositoriesOf(input.repositories, call, ctx)) {
-        const id = await mustFindRepository(ctx.metadata.read, repository).catch(() => undefined)
+        const id = await findRepository(ctx.metadata.read, repository)
         if (id === undefined) continue
         const all = await tagsByAge(ctx.metadata.read, id)
         const counted = input.includeLatest ? all : all.filter(({ name }) => name !== 'latest')
