@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http'
 import type { Http2ServerRequest } from 'node:http2'
 import type { Readable } from 'node:stream'
 import type { Exchange } from '../lib/context.ts'
@@ -65,8 +66,11 @@ export function send(
     return
   }
   const body = stream()
-  if (body) pump(body, res, progress)
-  else res.end()
+  if (body) {
+    // What comes bit by bit, and perhaps not for a while, begins now.
+    if (!head.some((name) => name.toLowerCase() === 'content-length')) (res as ServerResponse).flushHeaders()
+    pump(body, res, progress)
+  } else res.end()
 }
 
 /** The header object as it was given, if nothing changed it; hop-by-hop names hang an HTTP/2 response and never pass. */

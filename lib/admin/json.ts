@@ -33,7 +33,7 @@ export function fromRest<Desc extends DescMessage>(desc: Desc, value: unknown): 
     return fromJson(desc, value as JsonValue)
   } catch (error) {
     const { message } = error as Error
-    const why = message.replace(/^cannot decode \S+ ?(from JSON: )?/, '').replaceAll('mcr.v1.', '')
+    const why = message.replace(/^cannot decode (message )?\S+ ?(from JSON: )?/, '').replaceAll('mcr.v1.', '')
     throw ociError('INVALID', undefined, { message: why.slice(0, 300) })
   }
 }

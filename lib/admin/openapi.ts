@@ -47,8 +47,10 @@ function describe(operation: Operation, schemas: Json): Json {
     schema: schemaOf(field, schemas),
   })
   const content = operation.stream ? 'application/jsonl' : 'application/json'
+  // A line of a stream is what the message carries, without the message around it.
+  const line = operation.stream ? method.output.fields[0]?.message : undefined
   const status = String(rest.status ?? 200)
-  const refusals = ['400', '401', '403', '404', '409', '410', '412', '413', '415', '429', '503', '507']
+  const refusals = ['400', '401', '403', '404', '408', '409', '410', '412', '413', '415', '421', '429', '503', '507']
   return {
     operationId: method.name,
     tags: [method.parent.name],
@@ -71,7 +73,7 @@ function describe(operation: Operation, schemas: Json): Json {
       [status]:
         status === '204'
           ? { description: 'done' }
-          : { description: 'done', content: { [content]: { schema: refTo(method.output, schemas) } } },
+          : { description: 'done', content: { [content]: { schema: refTo(line ?? method.output, schemas) } } },
       ...Object.fromEntries(
         refusals.map((code) => [
           code,

@@ -1,3 +1,4 @@
+import ipaddr from 'ipaddr.js'
 import { findAccountBy } from '../auth/accounts.ts'
 import { anonymous, type Principal, type PrincipalKind } from '../auth/principal.ts'
 import { allRules } from '../metadata/rules.ts'
@@ -25,6 +26,7 @@ export const policyQuestions: readonly Operation[] = [
     async run(input, _call, ctx) {
       const who = await whoOf(input, ctx)
       const action = actionOf(input.action)
+      if (input.address !== '' && !ipaddr.isValid(input.address)) throw invalid('address', 'an IP address')
       const stored = await allRules(ctx.metadata.read)
       const all = [...ctx.rules.builtIn.map((rule) => ({ rule })), ...stored.filter(({ enabled }) => enabled)]
       const decision = evaluate(compileRules(all.map(({ rule }) => rule)), {

@@ -29,7 +29,7 @@ export function restEndpoint(operation: Operation): Endpoint {
         const input = await readInput(operation, fields, request, params, query)
         const stop = new AbortController()
         const call = await enter(operation, input, request, ctx, exchange, stop.signal)
-        if (operation.stream) response = streamed(operation, operation.stream(input, call, ctx), stop, ctx)
+        if (operation.stream) response = await streamed(operation, operation.stream(input, call, ctx), stop, ctx)
         else {
           const output = await operation.run?.(input, call, ctx)
           response = answer(operation, create(operation.method.output, output as never))
@@ -88,15 +88,25 @@ function answer({ rest, method }: Operation, message: MessageShape<DescMessage>)
 }
 
 /** JSON Lines, one entry a line, as they come. */
-function streamed(operation: Operation, messages: AsyncIterable<unknown>, stop: AbortController, ctx: Base): Response {
+async function streamed(
+  operation: Operation,
+  messages: AsyncIterable<unknown>,
+  stop: AbortController,
+  ctx: Base,
+): Promise<Response> {
   const { output } = operation.method
   const encoder = new TextEncoder()
   const iterator = messages[Symbol.asyncIterator]()
-  // What is wrong with the input shows with the first entry, but the status has gone by then: the stream is cut.
+  // What is wrong with the input shows before anything is read, and is a refusal with a status; a first entry may be long in coming.
+  let first: Promise<IteratorResult<unknown>> | undefined = iterator.next()
+  await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 0))])
+  first.catch(() => undefined)
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
       try {
-        const { done, value } = await iterator.next()
+        const next = first ?? iterator.next()
+        first = undefined
+        const { done, value } = await next
         if (done) controller.close()
         else {
           const fields = toRest(output, create(output, value as never))

@@ -16,7 +16,7 @@ test('route words are good names: the end of the path decides', async () => {
   }
 })
 
-test('a known path with a wrong method is 405 with Allow; anything else is 404; both in OCI form', async () => {
+test('a known path with a wrong method is 405 with Allow; anything else is 404; both in the form of their protocol', async () => {
   const rows: [string, string, number, string | null][] = [
     ['POST', '/v2/a/manifests/v1', 405, 'GET, HEAD, PUT, DELETE'],
     ['PUT', `/v2/a/blobs/${sha256('x')}`, 405, 'GET, HEAD, DELETE'],
@@ -32,7 +32,9 @@ test('a known path with a wrong method is 405 with Allow; anything else is 404; 
     const response = await registry.fetch(method as 'GET', path)
     assert.equal(response.status, status, `${method} ${path}`)
     assert.deepEqual(response.headers.get('allow')?.split(', ').sort(), allow?.split(', ').sort(), `${method} ${path}`)
-    assert.equal(await errorCode(response), 'UNSUPPORTED')
+    // The administration has a shape of its own.
+    if (path.startsWith('/v1/')) assert.equal(((await response.json()) as { code: string }).code, 'UNSUPPORTED')
+    else assert.equal(await errorCode(response), 'UNSUPPORTED')
   }
 })
 
