@@ -1,4 +1,5 @@
 // Bundles each handler alone, and the program with a generated entry that names them: the only place that sees both sides.
+// `--executable` makes the one file that deploy/build/binary.ts puts into Node: every handler and the driver inside.
 import { existsSync, globSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename } from 'node:path'
@@ -10,7 +11,9 @@ if (Number(process.versions.node.split('.')[0]) < 22) {
   process.exit(1)
 }
 
-const { values } = parseArgs({ options: { metafile: { type: 'boolean', default: false } } })
+const { values } = parseArgs({
+  options: { metafile: { type: 'boolean', default: false }, executable: { type: 'boolean', default: false } },
+})
 const version = createRequire(import.meta.url)('./package.json').version
 const handlers = globSync('handlers/**/*.ts').sort()
 const name = (file) => file.replace(/^handlers\//, '').replace(/\.ts$/, '')
@@ -44,7 +47,8 @@ const read = (folder, ending) =>
       .map((file) => [basename(file, ending), readFileSync(`${folder}/${file}`, 'utf8')]),
   )
 
-async function entry() {
+/** `from` is where the program finds a handler: its bundle beside the program, or its source to take in. */
+async function entry(from) {
   const assets = {
     version,
     migrations: read('migrations', '.sql'),
@@ -54,24 +58,46 @@ async function entry() {
   return `
     import { main } from './runtime/main.ts'
     const handlers = {
-      ${handlers.map((file) => `${JSON.stringify(name(file))}: () => import('./handlers/${name(file)}.mjs'),`).join('\n')}
+      ${handlers.map((file) => `${JSON.stringify(name(file))}: () => import(${JSON.stringify(from(file))}),`).join('\n')}
     }
     await main(handlers, ${JSON.stringify(assets)})
   `
 }
 
-rmSync('dist', { recursive: true, force: true })
-const results = await Promise.all([
-  build({ ...shared, entryPoints: handlers, outbase: 'handlers', outdir: 'dist/handlers', outExtension: { '.js': '.mjs' } }),
-  build({
-    ...shared,
-    stdin: { contents: await entry(), resolveDir: '.', sourcefile: 'entry.ts', loader: 'ts' },
-    outfile: 'dist/mcr.mjs',
-    // The database driver loads a native addon beside itself, so it stays outside the bundle.
-    external: ['./handlers/*', 'libsql', '@libsql/client'],
-    banner: {
-      js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
-    },
+const program = {
+  ...shared,
+  banner: {
+    js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
+  },
+}
+const stdin = (contents) => ({ contents, resolveDir: '.', sourcefile: 'entry.ts', loader: 'ts' })
+
+/** An import of a handler stays one in time: it is run when a mount list names it. */
+const buildExecutable = async () => [
+  await build({
+    ...program,
+    sourcemap: false,
+    stdin: stdin(await entry((file) => `./${file}`)),
+    outfile: 'dist/executable.mjs',
+    // The driver's own switch for a loader of its addon, and the loader: no other path is left in the bundle.
+    define: { 'process.env.LIBSQL_JS_DEV': '"1"', __dirname: '""' },
+    alias: { '@neon-rs/load': './runtime/native-load.ts' },
   }),
-])
+]
+
+const buildAll = async () => {
+  rmSync('dist/handlers', { recursive: true, force: true })
+  return await Promise.all([
+    build({ ...shared, entryPoints: handlers, outbase: 'handlers', outdir: 'dist/handlers', outExtension: { '.js': '.mjs' } }),
+    build({
+      ...program,
+      stdin: stdin(await entry((file) => `./handlers/${name(file)}.mjs`)),
+      outfile: 'dist/mcr.mjs',
+      // The database driver loads a native addon beside itself, so it stays outside the bundle.
+      external: ['./handlers/*', 'libsql', '@libsql/client'],
+    }),
+  ])
+}
+
+const results = await (values.executable ? buildExecutable() : buildAll())
 if (values.metafile) console.log(JSON.stringify(results.map((result) => result.metafile)))

@@ -143,7 +143,7 @@ function readFile(file: string, found: Map<string, Found>, problems: ConfigProbl
 }
 
 /** Variables that are MCR's and no keys. */
-const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY', 'MCR_SERVER', 'MCR_TOKEN'])
+const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY', 'MCR_SERVER', 'MCR_TOKEN', 'MCR_NATIVE_DIR'])
 
 function readEnvironment(
   env: Readonly<Record<string, string | undefined>>,

@@ -18,16 +18,16 @@ const phases: [name: string, command: string, args: string[], env?: Record<strin
     'protocol, three processes',
     node,
     [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing,security}.test.ts')],
-    { MCR_TEST_PROCESSES: '3' },
+    { MCR_TEST_SHAPE: 'split' },
   ],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
-  ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_PROCESSES: '3' }],
+  ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],
   ['conformance', node, ['test/conformance/run.ts']],
   ['e2e', node, ['test/e2e/run.ts']],
-  ['e2e, three processes', node, ['test/e2e/run.ts', '--split']],
+  ['e2e, three processes', node, ['test/e2e/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['access', node, ['test/e2e/access.ts']],
-  ['access, three processes', node, ['test/e2e/access.ts', '--split']],
+  ['access, three processes', node, ['test/e2e/access.ts'], { MCR_TEST_SHAPE: 'split' }],
 ]
 
 const wanted = process.argv.slice(2)

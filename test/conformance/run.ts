@@ -6,7 +6,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findTool, makeCertificate, password } from '../support/process.ts'
-import { startShape } from '../support/split.ts'
+import { type ShapeName, shapeName, shapes, startShape } from '../support/shape.ts'
 import { startSqld } from '../support/sqld.ts'
 
 const suite = findTool('conformance')
@@ -27,35 +27,39 @@ let failed = 0
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-conformance-'))
 const certificate = makeCertificate(scratch)
 
-interface Shape {
+interface Run {
   name: string
-  processes: 1 | 3
+  shape: ShapeName
   sparse?: true
   remote?: true
 }
-const shapes: Shape[] = [
-  { name: 'one process', processes: 1 },
-  { name: 'sparse data', processes: 1, sparse: true },
-  { name: 'three processes', processes: 3 },
-  { name: 'libSQL server', processes: 1, remote: true },
-]
+/** In a shape that was asked for, once; otherwise from source with each kind of storage, and split. */
+const runs: Run[] =
+  shapeName() === 'source'
+    ? [
+        { name: 'one process', shape: 'source' },
+        { name: 'sparse data', shape: 'source', sparse: true },
+        { name: 'three processes', shape: 'split' },
+        { name: 'libSQL server', shape: 'source', remote: true },
+      ]
+    : [{ name: shapes[shapeName()].what, shape: shapeName() }]
 
 console.log('shape            scheme  version  pass  fail  skip  disabled')
-for (const shape of shapes) {
-  if (shape.remote && !findTool('sqld') && !process.env.CI) {
+for (const one of runs) {
+  if (one.remote && !findTool('sqld') && !process.env.CI) {
     console.log('sqld is not installed, so the run over a libSQL server is left out: .ci/install-clients installs it')
     continue
   }
-  for (const scheme of ['http', 'https'] as const) await runShape(shape, scheme)
+  for (const scheme of ['http', 'https'] as const) await runShape(one, scheme)
 }
 rmSync(scratch, { recursive: true, force: true })
 console.log(`${passed} passed, ${failed} failed`)
 process.exit(failed === 0 ? 0 : 1)
 
-async function runShape(shape: Shape, scheme: 'http' | 'https'): Promise<void> {
-  const sqld = shape.remote && (await startSqld())
-  const registry = await startShape(shape.processes, scheme === 'https' ? certificate : undefined, {
-    ...(shape.sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {}),
+async function runShape(one: Run, scheme: 'http' | 'https'): Promise<void> {
+  const sqld = one.remote && (await startSqld())
+  const registry = await startShape(one.shape, scheme === 'https' ? certificate : undefined, {
+    ...(one.sparse ? { MCR_STORAGE_SPARSE: 'allow' } : {}),
     ...(sqld ? { MCR_DATABASE_URL: sqld.url } : {}),
   })
   for (const version of ['1.1', 'dev']) {
@@ -63,7 +67,7 @@ async function runShape(shape: Shape, scheme: 'http' | 'https'): Promise<void> {
       cwd: scratch,
       env: {
         ...process.env,
-        OCI_RESULTS_DIR: join(scratch, `${shape.name}-${version}-${scheme}`),
+        OCI_RESULTS_DIR: join(scratch, `${one.name}-${version}-${scheme}`),
         OCI_VERSION: version,
         OCI_REGISTRY: registry.host,
         OCI_TLS: scheme === 'http' ? 'disabled' : 'enabled',
@@ -72,7 +76,7 @@ async function runShape(shape: Shape, scheme: 'http' | 'https'): Promise<void> {
         OCI_PASSWORD: password,
         OCI_REPO1: `suite-${version}/one`,
         OCI_REPO2: `suite-${version}/two`,
-        OCI_DATA_SPARSE: String(shape.sparse ?? false),
+        OCI_DATA_SPARSE: String(one.sparse ?? false),
         // In version 1.1 what came later is off unless asked for: everything is asked for.
         ...Object.fromEntries(apis.map((api) => [`OCI_API_${api}`, 'true'])),
       },
@@ -82,7 +86,7 @@ async function runShape(shape: Shape, scheme: 'http' | 'https'): Promise<void> {
     const good = run.status === 0 && pass > 500 && fail === 0 && skip === 0
     console.log(
       [
-        shape.name.padEnd(16),
+        one.name.padEnd(16),
         scheme.padEnd(7),
         version.padEnd(8),
         `${pass}`.padEnd(5),

@@ -4,7 +4,7 @@ import { mkdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findTool, makeCertificate, password } from '../support/process.ts'
-import { startShape } from '../support/split.ts'
+import { shapeName, shapes, startShape } from '../support/shape.ts'
 import { type Client, makeClients, run } from './clients.ts'
 import { makeSmallImage } from './content.ts'
 
@@ -18,9 +18,8 @@ if (missing.length > 0) {
 const scratch = join(tmpdir(), `mcr-access-${process.pid}`)
 mkdirSync(scratch)
 const { cert, key } = makeCertificate(scratch)
-const processes = process.argv.includes('--split') ? 3 : 1
-const registry = await startShape(processes, { cert, key })
-console.log(`the registry runs in ${processes === 1 ? 'one process' : 'three processes'}`)
+const registry = await startShape(shapeName(), { cert, key })
+console.log(`the registry is ${shapes[shapeName()].what}`)
 const { host } = registry
 let passed = 0
 let failed = 0

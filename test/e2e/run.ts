@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findTool, makeCertificate, password } from '../support/process.ts'
-import { startShape } from '../support/split.ts'
+import { shapeName, shapes, startShape } from '../support/shape.ts'
 import { dockerRun, makeClients, run, type Target } from './clients.ts'
 import { makeContent } from './content.ts'
 
@@ -33,9 +33,8 @@ if (missing.length > 0) {
 const scratch = join(tmpdir(), `mcr-e2e-${process.pid}`)
 mkdirSync(scratch)
 const { cert, key } = makeCertificate(scratch)
-const processes = process.argv.includes('--split') ? 3 : 1
-const registry = await startShape(processes, { cert, key })
-console.log(`the registry runs in ${processes === 1 ? 'one process' : 'three processes'}`)
+const registry = await startShape(shapeName(), { cert, key })
+console.log(`the registry is ${shapes[shapeName()].what}`)
 const { host } = registry
 const target: Target = { host, cert, scratch }
 const clients = makeClients(target)

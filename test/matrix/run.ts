@@ -3,10 +3,11 @@ import { createHash } from 'node:crypto'
 import { test } from 'node:test'
 import { loadHandlers, makeAssets, nativeFetch } from '../support/assets.ts'
 import { testRegistry } from '../support/registry.ts'
+import { shapeName, shapes } from '../support/shape.ts'
 import { type Column, makeColumns } from './columns.ts'
 import { makeFixtures, type Row, rows } from './rows.ts'
 
-const shape = process.env.MCR_TEST_PROCESSES === '3' ? 'three processes' : 'one process'
+const shape = shapes[shapeName()].what
 
 test(`the authorization matrix, ${shape}`, { timeout: 600_000 }, async () => {
   const table = rows()

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
-import { password, startRegistry } from '../support/process.ts'
+import { mcrCommand, password, startRegistry } from '../support/process.ts'
 
 const seed = Number(process.env.MCR_TEST_SEED ?? Math.floor(Math.random() * 1_000_000))
 
@@ -83,7 +83,8 @@ test('kill -9 during 500 administrative changes: journal entries are the effects
   for (const name of removed) assert.ok(!rules.has(name), `${name} was removed`)
   t.diagnostic(`${changes} acknowledged changes, ${created.length} rules created, ${deleted.length} deleted`)
 
-  const verified = spawnSync(process.execPath, ['dist/mcr.mjs', '--json', 'audit', 'verify'], {
+  const [command, ...words] = mcrCommand()
+  const verified = spawnSync(command, [...words, '--json', 'audit', 'verify'], {
     encoding: 'utf8',
     env: { PATH: process.env.PATH, HOME: process.env.HOME, XDG_CONFIG_HOME: registry.dir, MCR_STORAGE_ROOT: registry.dir },
   })

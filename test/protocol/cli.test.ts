@@ -6,8 +6,9 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { operations } from '../../lib/admin/operations.ts'
 import { freePort } from '../support/ports.ts'
-import { password, type RegistryProcess, startRegistry } from '../support/process.ts'
+import { mcrCommand, password, type RegistryProcess, startRegistry } from '../support/process.ts'
 
+const [command, ...words] = mcrCommand()
 const home = mkdtempSync(join(tmpdir(), 'mcr-cli-'))
 const grpcPort = await freePort()
 const registry: RegistryProcess = await startRegistry({ env: { MCR_SERVER_GRPC_ADDR: `127.0.0.1:${grpcPort}` } })
@@ -35,7 +36,7 @@ interface Ran {
   err: string
 }
 function mcr(face: string, args: string[], input = ''): Ran {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['dist/mcr.mjs', ...(faces[face] as string[]), ...args], {
+  const { status, stdout, stderr } = spawnSync(command, [...words, ...(faces[face] as string[]), ...args], {
     encoding: 'utf8',
     input,
     timeout: 30_000,
@@ -275,9 +276,9 @@ test('tail --follow prints what happens while it runs', async () => {
   for (const face of ['local', 'rest', 'grpc']) {
     await fetchJson('POST', '/v1/accounts', { name: `before-${face}`, password: 'long enough' })
     const child = spawn(
-      process.execPath,
+      command,
       [
-        'dist/mcr.mjs',
+        ...words,
         ...(faces[face] as string[]),
         '--json',
         'audit',

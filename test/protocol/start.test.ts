@@ -17,15 +17,16 @@ import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
-import { listeningPort, password, spawnRegistry, startRegistry } from '../support/process.ts'
+import { listeningPort, mcrCommand, password, spawnRegistry, startRegistry } from '../support/process.ts'
 
+const [command, ...words] = mcrCommand()
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-start-'))
 after(() => rmSync(scratch, { recursive: true, force: true }))
 let count = 0
 const fresh = () => join(scratch, `root-${++count}`)
 
 const mcr = (args: string[], env: Record<string, string> = {}, input?: string) => {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['dist/mcr.mjs', ...args], {
+  const { status, stdout, stderr } = spawnSync(command, [...words, ...args], {
     encoding: 'utf8',
     input,
     timeout: 20_000,
@@ -149,7 +150,7 @@ test('help, version, init, config, routes; wrong usage is 2', () => {
 
 test('--tls self-signed serves HTTPS and says how clients trust it', async () => {
   const root = fresh()
-  const child = spawn(process.execPath, ['dist/mcr.mjs', 'serve', '--tls', 'self-signed'], {
+  const child = spawn(command, [...words, 'serve', '--tls', 'self-signed'], {
     env: { PATH: process.env.PATH, MCR_STORAGE_ROOT: root, MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0', MCR_LOG_FORMAT: 'json' },
     stdio: ['ignore', 'pipe', 'inherit'],
   })

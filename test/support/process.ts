@@ -51,9 +51,16 @@ export interface RegistryProcess {
 
 export const password = 'correct-horse-battery'
 
+/** The program that is tested: `dist/mcr.mjs` on this Node, or the file that `MCR_TEST_COMMAND` names. Shape: a file and its first arguments. */
+export function mcrCommand(): [file: string, ...args: string[]] {
+  const named = process.env.MCR_TEST_COMMAND
+  return named ? [join(root, named)] : [process.execPath, join(root, 'dist/mcr.mjs')]
+}
+
 /** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. */
 export function spawnRegistry(args: string[], settings: Record<string, string>): ChildProcess {
-  const child = spawn(process.execPath, [join(root, 'dist/mcr.mjs'), 'serve', ...args], {
+  const [file, ...first] = mcrCommand()
+  const child = spawn(file, [...first, 'serve', ...args], {
     env: { PATH: process.env.PATH, HOME: process.env.HOME, MCR_LOG_FORMAT: 'json', ...settings, MCR_LOG_LEVEL: 'info' },
     stdio: ['ignore', 'pipe', 'inherit'],
   })

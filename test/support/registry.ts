@@ -13,7 +13,7 @@ import { openDatabaseFile } from '../../runtime/database-file.ts'
 import { startAppServer } from '../../runtime/main.ts'
 import { createPasswords } from '../../runtime/passwords.ts'
 import { loadHandlers, makeAssets, nativeFetch } from './assets.ts'
-import { startSplit } from './split.ts'
+import { type Shape, shapeName, shapes } from './shape.ts'
 
 export interface Login {
   name: string
@@ -49,9 +49,8 @@ export interface TestRegistry {
 const password = 'correct horse battery staple'
 
 /**
- * A registry for this test file, ended with it. `MCR_TEST_PROCESSES=3`: three processes of the build with different mount lists over one
- * data directory, behind a plain forwarding proxy; otherwise one, from source, in this process. `jobs` run in the latter; the three have
- * those of their lists.
+ * A registry for this test file, ended with it: from source, in this process, or in the shape that `MCR_TEST_SHAPE` names, in processes of
+ * its own over the same data directory. `jobs` run where one process has everything; where there are several, those of their mount lists do.
  */
 export async function testRegistry(env: Record<string, string> = {}, jobs: readonly string[] = []): Promise<TestRegistry> {
   const root = mkdtempSync(join(tmpdir(), 'mcr-test-'))
@@ -63,7 +62,7 @@ export async function testRegistry(env: Record<string, string> = {}, jobs: reado
     ...env,
   }
   const backend =
-    process.env.MCR_TEST_PROCESSES === '3' ? await startSplitBackend(settings) : await startInProcess(settings, jobs)
+    shapeName() === 'source' ? await startInProcess(settings, jobs) : await startOutside(shapes[shapeName()], settings, jobs)
   after(async () => {
     await backend.stop()
     rmSync(root, { recursive: true, force: true })
@@ -146,15 +145,15 @@ async function startInProcess(settings: Record<string, string>, jobs: readonly s
   }
 }
 
-async function startSplitBackend(settings: Record<string, string>): Promise<Backend> {
-  const split = await startSplit(settings)
+async function startOutside(shape: Shape, settings: Record<string, string>, jobs: readonly string[]): Promise<Backend> {
+  const running = await shape.start(settings, { jobs })
   const database = await openDatabaseFile(join(settings.MCR_STORAGE_ROOT as string, 'mcr.db'), { onFatal: () => undefined })
   return {
-    port: split.port,
+    port: running.port,
     database,
     async stop() {
       await database.close()
-      await split.stop()
+      await running.stop()
     },
   }
 }

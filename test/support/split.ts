@@ -1,12 +1,10 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { createServer, request as httpRequest, type RequestListener } from 'node:http'
 import { createServer as createSecureServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { listeningPort, password, spawnRegistry, startRegistry } from './process.ts'
+import { listeningPort, spawnRegistry } from './process.ts'
 
 const mounts = ['push', 'pull', 'auth'] as const
 type Mount = (typeof mounts)[number]
@@ -80,28 +78,6 @@ export async function startSplit(
         child.kill('SIGTERM')
         if (child.exitCode === null) await once(child, 'exit')
       }
-    },
-  }
-}
-
-/** A registry to run a suite against: in one process, or split over three. */
-export async function startShape(
-  processes: 1 | 3,
-  tls: { cert: string; key: string } | undefined,
-  env: Record<string, string> = {},
-): Promise<{ host: string; dir: string; remove(): Promise<void> }> {
-  if (processes === 1) return await startRegistry({ tls, env })
-  const dir = mkdtempSync(join(tmpdir(), 'mcr-split-'))
-  const split = await startSplit(
-    { MCR_STORAGE_ROOT: dir, MCR_STORAGE_FREE_FLOOR: '0', MCR_AUTH_BOOTSTRAP_PASSWORD: password, ...env },
-    tls,
-  )
-  return {
-    host: `localhost:${split.port}`,
-    dir,
-    async remove() {
-      await split.stop()
-      rmSync(dir, { recursive: true, force: true })
     },
   }
 }

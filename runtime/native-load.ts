@@ -1,0 +1,115 @@
+// Stands in for the driver's loader in the single executable (esbuild.config.mjs): the addon is inside, and the system only loads files.
+import { createHash } from 'node:crypto'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { homedir, constants as osConstants } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { getRawAsset } from 'node:sea'
+
+/**
+ * Loads the addon that the executable carries from a private file named by its hash, written when it is not there yet.
+ * Errors: a plain Error that names MCR_NATIVE_DIR, where no directory is private or files there cannot be loaded.
+ */
+export function load(): unknown {
+  const bytes = Buffer.from(getRawAsset('native/libsql.node') as ArrayBuffer)
+  const file = extractAddon(bytes, addonDirectory(process.env))
+  const loaded = { exports: {} }
+  try {
+    process.dlopen(loaded as NodeJS.Module, file, osConstants.dlopen.RTLD_NOW)
+  } catch (error) {
+    throw new Error(
+      `${file} cannot be loaded (${(error as Error).message}): if ${dirname(file)} is mounted noexec, set MCR_NATIVE_DIR to a private directory elsewhere`,
+    )
+  }
+  return loaded.exports
+}
+
+export const currentTarget = () => `${process.platform}-${process.arch}`
+
+/** MCR_NATIVE_DIR, the unit's CacheDirectory=, else the user's cache. */
+export function addonDirectory(env: NodeJS.ProcessEnv): string {
+  if (env.MCR_NATIVE_DIR) return resolve(env.MCR_NATIVE_DIR)
+  if (env.CACHE_DIRECTORY) return join(env.CACHE_DIRECTORY.split(':')[0] as string, 'native')
+  return join(env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'mcr', 'native')
+}
+
+/** The file of those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there. */
+export function extractAddon(bytes: Buffer, directory: string): string {
+  const hash = sha256(bytes)
+  makePrivate(directory)
+  const file = join(directory, `${hash}.node`)
+  if (holds(file, bytes.length, hash)) return file
+  const temporary = join(directory, `.${hash}.${process.pid}.${Date.now()}`)
+  const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
+  const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o500)
+  try {
+    writeFileSync(fd, bytes)
+    fsyncSync(fd)
+  } catch (error) {
+    rmSync(temporary, { force: true })
+    throw error
+  } finally {
+    closeSync(fd)
+  }
+  // Those who start at the same time write the same bytes under the same name.
+  renameSync(temporary, file)
+  return file
+}
+
+function makePrivate(directory: string): void {
+  const unfit = (path: string, why: string) =>
+    new Error(
+      `${path} ${why}, so the database driver is not loaded from ${directory}: set MCR_NATIVE_DIR to a directory that only you can write to`,
+    )
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 })
+  } catch (error) {
+    throw unfit(directory, `cannot be made (${(error as Error).message})`)
+  }
+  const self = process.getuid?.()
+  const stat = lstatSync(directory)
+  if (!stat.isDirectory()) throw unfit(directory, 'is not a directory itself')
+  if (stat.uid !== self) throw unfit(directory, 'belongs to another user')
+  if ((stat.mode & 0o077) !== 0) throw unfit(directory, 'is open to others')
+  // Who can write to a parent can put another directory in its place; a sticky one keeps what is ours.
+  for (let above = dirname(realpathSync(directory)); ; above = dirname(above)) {
+    const { uid, mode } = statSync(above)
+    if (uid !== 0 && uid !== self) throw unfit(above, 'belongs to another user')
+    if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) throw unfit(above, 'can be written by others')
+    if (above === dirname(above)) return
+  }
+}
+
+/** Whether a file of ours with exactly those bytes is there. */
+function holds(file: string, size: number, hash: string): boolean {
+  let fd: number
+  try {
+    fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+  } catch (error) {
+    if (['ENOENT', 'ELOOP', 'EACCES'].includes((error as NodeJS.ErrnoException).code ?? '')) return false
+    throw error
+  }
+  try {
+    const stat = fstatSync(fd)
+    if (!stat.isFile() || stat.uid !== process.getuid?.() || stat.size !== size) return false
+    if ((stat.mode & 0o022) !== 0) return false
+    return sha256(readFileSync(fd)) === hash
+  } finally {
+    closeSync(fd)
+  }
+}
+
+const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
