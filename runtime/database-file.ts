@@ -195,9 +195,7 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
   const write = <T>(work: (sql: Sql, append: (entry: JournalEntry) => void) => Promise<T>) =>
     new Promise<T>((resolve, reject) => {
       queue.push({ work, resolve, reject } as never)
-      running ??= drain().finally(() => {
-        running = undefined
-      })
+      running ??= drain()
     })
 
   async function drain(): Promise<void> {
@@ -207,6 +205,8 @@ function createGroupCommit(db: Connection, onFatal: (error: Error) => void): Gro
       const group = queue.splice(0, groupSize)
       await alone(() => commitGroup(group))
     }
+    // In the same turn as the last look at the queue: what is written a moment later starts the next one.
+    running = undefined
   }
 
   /** One user of the connection at a time. */

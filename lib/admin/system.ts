@@ -50,11 +50,13 @@ export const systemOperations: readonly Operation[] = [
     rest: { method: 'POST', path: '/v1/keys/rotate' },
     cli: { words: 'keys rotate' },
     async run(_input, call, ctx) {
-      const kid = await ctx.tokens.rotate()
-      await change(ctx, call, async (_sql, append) => {
-        append({ type: 'keys_rotated', detail: { kid } })
-      })
-      return { keyId: kid }
+      const keyId = await ctx.tokens.rotate((kid, insert) =>
+        change(ctx, call, async (sql, append) => {
+          await insert(sql)
+          append({ type: 'keys_rotated', detail: { kid } })
+        }),
+      )
+      return { keyId }
     },
   }),
 ]

@@ -21,8 +21,11 @@ export interface TokenKeys {
   readonly ttlSeconds: number
   /** Signs a token. Errors: a plain Error where this process has no signing key. */
   sign(claims: Pick<TokenClaims, 'sub' | 'cid' | 'cver' | 'access'>): Promise<string>
-  /** Makes a new key that signs from now on; the one before verifies for twice a token's life. Shape: its id. */
-  rotate(): Promise<string>
+  /**
+   * Makes a new key that signs from now on; the one before verifies for twice a token's life. `store` puts it in place by `insert`, in one
+   * transaction with whatever else belongs to it. Shape: the key's id.
+   */
+  rotate(store: (kid: string, insert: (sql: Sql) => Promise<void>) => Promise<void>): Promise<string>
   /** The claims of a token of ours that is valid now, or undefined: forged, foreign, expired, of another shape. */
   verify(token: string): Promise<TokenClaims | undefined>
 }
@@ -83,24 +86,31 @@ export function createTokenKeys(options: {
     return await sealingKeyOf(options.secret)
   }
 
-  async function makeKey(sealing: CryptoKey, when: 'missing' | 'always' = 'missing'): Promise<KeyRow> {
-    const pair = await makeTokenKeyPair()
-    const kid = newId().replaceAll('-', '')
-    const publicJwk = JSON.stringify(pair.publicJwk)
-    const sealed = await seal(sealing, pair.privateJwk, kid)
+  async function makeKey(sealing: CryptoKey): Promise<KeyRow> {
+    const made = await newKey(sealing)
     return await metadata.write(async (sql) => {
       // Of processes that start together one makes the key.
-      const other = when === 'missing' ? await newestKey(sql, now() - rotateMs) : undefined
+      const other = await newestKey(sql, now() - rotateMs)
       if (other) return other
-      const createdAt = now()
-      await sql.run(`INSERT INTO signing_keys(kid, public_jwk, private_sealed, created_at) VALUES (?, ?, ?, ?)`, [
-        kid,
-        publicJwk,
-        sealed,
-        createdAt,
-      ])
-      return { kid, sealed, createdAt }
+      return await insertKey(sql, made)
     })
+  }
+
+  async function newKey(sealing: CryptoKey): Promise<NewKey> {
+    const pair = await makeTokenKeyPair()
+    const kid = newId().replaceAll('-', '')
+    return { kid, publicJwk: JSON.stringify(pair.publicJwk), sealed: await seal(sealing, pair.privateJwk, kid) }
+  }
+
+  async function insertKey(sql: Sql, { kid, publicJwk, sealed }: NewKey): Promise<KeyRow> {
+    const createdAt = now()
+    await sql.run(`INSERT INTO signing_keys(kid, public_jwk, private_sealed, created_at) VALUES (?, ?, ?, ?)`, [
+      kid,
+      publicJwk,
+      sealed,
+      createdAt,
+    ])
+    return { kid, sealed, createdAt }
   }
 
   return {
@@ -113,10 +123,11 @@ export function createTokenKeys(options: {
         { kid, key, audience, subject: claims.sub, seconds, ttlSeconds, id: newId() },
       )
     },
-    async rotate() {
-      const { kid } = await makeKey(await sealingKey(), 'always')
+    async rotate(store) {
+      const made = await newKey(await sealingKey())
+      await store(made.kid, async (sql) => void (await insertKey(sql, made)))
       signing = undefined
-      return kid
+      return made.kid
     },
     async verify(token) {
       const known = verified.get(token)
@@ -141,6 +152,12 @@ export function createTokenKeys(options: {
       return undefined
     return claims as unknown as TokenClaims
   }
+}
+
+interface NewKey {
+  kid: string
+  publicJwk: string
+  sealed: Uint8Array<ArrayBuffer>
 }
 
 interface KeyRow {

@@ -22,4 +22,4 @@ export type RegistryEvent =
   | { type: 'keys_rotated'; detail: { kid: string } }
   | { type: 'purged'; detail: { deleted: number; kept: number } }
   | { type: 'gc_started' | 'gc_completed'; detail: { gc_id: string } & Record<string, unknown> }
-  | { type: 'retention_applied'; detail: { dropped: number; removed: number; until: number } }
+  | { type: 'retention_applied'; detail: { dropped: number; removed: number; entries: string; until: number } }

@@ -137,9 +137,13 @@ export function createGather(
             await sql.run(`UPDATE credentials SET last_used_at = max(coalesce(last_used_at, 0), ?) WHERE id = ?`, [at, id])
         })
       } catch (error) {
-        // Newer ones of the same key would be counted twice if they were merged here: they are the next write's.
-        for (const [key, value] of taken.events) if (!events.has(key)) events.set(key, value)
-        for (const [key, value] of taken.decisions) if (!decisions.has(key)) decisions.set(key, value)
+        // What came meanwhile is the newer half of the same entries.
+        for (const [key, value] of taken.events) events.set(key, { ...value, count: value.count + (events.get(key)?.count ?? 0) })
+        for (const [key, value] of taken.decisions) {
+          const newer = decisions.get(key)
+          decisions.set(key, { ...value, lastAt: newer?.lastAt ?? value.lastAt, count: value.count + (newer?.count ?? 0) })
+        }
+        for (const [id, at] of taken.used) used.set(id, Math.max(at, used.get(id) ?? 0))
         throw error
       }
     },

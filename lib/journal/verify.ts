@@ -2,6 +2,7 @@ import { hex } from '../auth/secrets.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { chainHash, genesis, type JournalEntry, payloadHashOf, type Sha256 } from './chain.ts'
 import { type Checkpoint, type CheckpointLine, checkSignature, parseCheckpointLines } from './checkpoint.ts'
+import { readRanges } from './ranges.ts'
 
 export interface JournalReport {
   ok: boolean
@@ -55,6 +56,14 @@ export async function verifyJournal(sql: Sql, sha256: Sha256, lines = ''): Promi
   }
   report.checkpoints = kept.length + outside.length
 
+  const retained = readRanges(
+    (
+      await sql.all<{ entries: string | null }>(
+        `SELECT CASE WHEN json_valid(detail) AND json_extract(detail, '$.dropped') > 0 THEN json_extract(detail, '$.entries') END AS entries
+         FROM journal WHERE type = 'retention_applied' AND dropped = 0`,
+      )
+    ).map(({ entries }) => entries ?? ''),
+  )
   let hash: Uint8Array | undefined
   let expected: number | undefined
   for (let after = 0; ; ) {
@@ -66,12 +75,15 @@ export async function verifyJournal(sql: Sql, sha256: Sha256, lines = ''): Promi
     for (const row of rows) {
       if (expected === undefined) {
         report.firstSeq = row.seq
-        hash = firstHash(row.seq, kept, problem)
+        hash = firstHash(row.seq, kept, outside, problem)
       } else if (row.seq !== expected) problem(expected, `entries ${expected} to ${row.seq - 1} are missing`)
       expected = row.seq + 1
       report.entries++
-      if (row.dropped) report.dropped++
-      else if (!same(payloadHashOf(row as unknown as JournalEntry, sha256), row.payloadHash))
+      if (row.dropped) {
+        report.dropped++
+        if (saysSomething(row as unknown as JournalEntry)) problem(row.seq, 'the entry was edited')
+        else if (!retained(row.seq)) problem(row.seq, 'the entry lost its words, and no retention says so')
+      } else if (!same(payloadHashOf(row as unknown as JournalEntry, sha256), row.payloadHash))
         problem(row.seq, 'the entry was edited')
       if (hash && !same(chainHash(hash, row.seq, row.payloadHash, sha256), row.hash))
         problem(row.seq, 'the hash does not follow from the one before')
@@ -93,17 +105,27 @@ export async function verifyJournal(sql: Sql, sha256: Sha256, lines = ''): Promi
   return report
 }
 
-/** What the first entry there is must follow: nothing, or the signed checkpoint that retention left in place of older ones. */
+/**
+ * What the first entry there is must follow: nothing, or the signed checkpoint that retention left in place of older ones. Where lines
+ * from outside are there, it must be one of them or signed by a key that they prove: who holds the database can make up any other.
+ */
 function firstHash(
   seq: number,
   kept: readonly Checkpoint[],
+  outside: readonly Checkpoint[],
   problem: (seq: number, what: string) => void,
 ): Uint8Array | undefined {
   if (seq === 1) return genesis
   const base = kept.find((checkpoint) => checkpoint.seq === seq - 1)
   if (!base) problem(seq, `entries up to ${seq - 1} are missing, and no signed checkpoint stands for them`)
+  else if (outside.length > 0 && !outside.some(({ kid }) => kid === base.kid))
+    problem(base.seq, 'the checkpoint that stands for older entries has a key that no line of the log knows')
   return base?.hash
 }
+
+/** Whether an entry still has any of the words that retention takes. */
+const saysSomething = ({ actor, address, repository, digest, tag, detail }: JournalEntry): boolean =>
+  [actor, address, repository, digest, tag, detail].some((word) => word !== null && word !== undefined)
 
 function same(a: Uint8Array, b: Uint8Array): boolean {
   return a.length === b.length && a.every((byte, index) => byte === b[index])

@@ -261,6 +261,88 @@ test('the faces agree: the same question has the same answer', () => {
   }
 })
 
+/** Proto3's JSON as REST writes it: fields as in the protos, integers as numbers, what is empty left out of both. */
+function plain(value: unknown, name = ''): unknown {
+  if (Array.isArray(value)) return value.map((entry) => plain(entry))
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(
+      Object.entries(value)
+        .map(([key, entry]) => [key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`), entry] as const)
+        // When something was last used moves on by itself.
+        .filter(([key, entry]) => key !== 'last_used_at' && entry !== '' && entry !== false && entry !== 0 && entry !== '0')
+        .map(([key, entry]) => [key, plain(entry, key)] as const)
+        .filter(([, entry]) => !Array.isArray(entry) || entry.length > 0)
+        .sort(([a], [b]) => (a < b ? -1 : 1)),
+    )
+  if (/_at$|_time$/.test(name)) return Date.parse(String(value))
+  return typeof value === 'string' && /^[0-9]{1,15}$/.test(value) ? Number(value) : value
+}
+
+test('REST and Connect with JSON agree: every question has the same answer, and every operation the same refusal', async () => {
+  const digest = await pushImage('agree/app', 'v1')
+  const made = (await fetchJson('POST', '/v1/policy/rules', {
+    effect: 'deny',
+    actions: ['registry:pull'],
+    repositories: ['agree/none'],
+    tags: ['v*'],
+    priority: 9,
+  })) as { rule: { id: number } } & Record<string, never>
+  // What is asked of the operations that only read; those that begin with a path parameter need a thing to ask for.
+  const inputs: Record<string, Record<string, string | number>> = {
+    GetRepository: { repository: 'agree/app' },
+    ListTags: { repository: 'agree/app' },
+    GetTag: { repository: 'agree/app', tag: 'v1' },
+    ListTagHistory: { repository: 'agree/app', tag: 'v1' },
+    GetManifest: { repository: 'agree/app', reference: 'v1' },
+    GetAccount: { account: 'admin' },
+    GetRule: { id: made.rule.id },
+    ExplainDigest: { digest },
+  }
+  const connect = async (operation: (typeof operations)[number], input: object, header: Record<string, string>) =>
+    await fetch(`${registry.url}/${operation.method.parent.typeName}/${operation.method.name}`, {
+      method: 'POST',
+      headers: { ...header, 'content-type': 'application/json' },
+      body: JSON.stringify(input),
+    })
+  const rest = async (
+    { rest }: (typeof operations)[number],
+    input: Record<string, string | number>,
+    header: Record<string, string>,
+  ) =>
+    await fetch(`${registry.url}${rest.path.replaceAll(/:(\w+)\+?/g, (_, name: string) => String(input[name] ?? '1'))}`, {
+      method: rest.method,
+      headers: {
+        ...header,
+        ...(rest.method === 'GET' || rest.method === 'DELETE' ? {} : { 'content-type': 'application/json' }),
+      },
+    })
+  let questions = 0
+  for (const operation of operations) {
+    const { method, rest: face, action, stream } = operation
+    const input = inputs[method.name] ?? {}
+    if (face.method === 'GET' && !stream) {
+      const [one, other] = [await rest(operation, input, { authorization }), await connect(operation, input, { authorization })]
+      const answers = [await one.json(), await other.json()]
+      assert.deepEqual([one.status, other.status], [200, 200], `${method.name} ${JSON.stringify(answers)}`)
+      assert.deepEqual(plain(answers[1]), plain(answers[0]), method.name)
+      questions++
+    }
+    if (action === 'public' || stream) continue
+    const wrong = { authorization: 'Bearer mcrl_nonsense' }
+    // A refusal comes before any look at what is asked for, but what is asked for must be whole.
+    const some = { repository: 'agree/app', tag: 'v1', reference: 'v1', digest, ...input }
+    const fields = new Set(method.input.fields.map(({ name }) => name))
+    const whole = Object.fromEntries(Object.entries(some).filter(([name]) => fields.has(name)))
+    assert.deepEqual(
+      [(await rest(operation, whole, wrong)).status, (await connect(operation, whole, wrong)).status],
+      [401, 401],
+      method.name,
+    )
+  }
+  assert.ok(questions > 15, `${questions} questions`)
+  await fetch(`${registry.url}/v1/policy/rules/${made.rule.id}`, { method: 'DELETE', headers: { authorization } })
+})
+
 test('exit codes say what kind of failure it was', () => {
   assert.equal(mcr('rest', ['policy', 'show', '99']).status, 4)
   assert.equal(mcr('rest', ['policy', 'create', '--effect', 'maybe', '--actions', 'registry:pull']).status, 2)
