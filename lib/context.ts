@@ -94,6 +94,8 @@ export interface Ports {
   collector: { readonly blobs: BlobStore; readonly windowEpochs: number } | undefined
   /** The issuer that people log in through, where one is configured. */
   browserLogins: BrowserLogins | undefined
+  /** Why this process cannot serve now, or undefined. Errors: those of the database. */
+  ready(): Promise<string | undefined>
   /** The process's numbers in Prometheus' text format. */
   renderMetrics(): Promise<string>
 }

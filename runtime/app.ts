@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto'
-import { mkdirSync, statSync } from 'node:fs'
+import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { createAuthentication } from '../lib/auth/authenticate.ts'
 import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
@@ -17,7 +17,8 @@ import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import { readAuthKey } from './auth-key.ts'
-import { openBlobsFs } from './blobs-fs.ts'
+import { type BlobsFs, openBlobsFs } from './blobs-fs.ts'
+import { missingRoot } from './blobs-fs-root.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
@@ -25,8 +26,9 @@ import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
-import { migrate } from './migrate.ts'
+import { migrate, missingMigration } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
+import { openFor, openingOf, unopened, untilMade } from './ports.ts'
 import { createRemember } from './remember.ts'
 import { sha256 } from './sha256.ts'
 
@@ -61,7 +63,8 @@ const vouchedMs = 90_000
 const gatherMs = 1_000
 
 /**
- * Puts the registry together: opens database and blob store, makes what a first start needs, and mounts the handlers.
+ * Puts the registry together: opens what the handlers and `jobs` of this process need, makes what a first start needs, and mounts the
+ * handlers. What only reads makes nothing: it waits for a process that does.
  * Errors: a plain Error that says what to change, for everything that must not start.
  */
 export async function createApp(
@@ -69,28 +72,46 @@ export async function createApp(
   assets: Assets,
   handlers: readonly Handler[],
   onFatal: (error: Error) => void,
+  jobs: readonly string[] = [],
 ): Promise<App> {
   const logger = createLogger(config.log)
-  prepareRoot(config.storage.root)
-  const database = await openDatabase(config, onFatal)
+  const opening = openingOf(handlers, jobs)
+  const onWait = (missing: string) => logger.log({ level: 'warn', event: 'waiting', missing })
+  const marksOnly = opening.database === 'marks'
+  if (!marksOnly) prepareRoot(config.storage.root)
+  else if (config.database.url === undefined)
+    await untilMade(
+      async () => (existsSync(config.database.path) ? undefined : `there is no database ${config.database.path}`),
+      onWait,
+    )
+  const database = await openDatabase(config, onFatal, opening.database)
   const now = () => Date.now()
   const newId = () => randomUUID()
-  await migrate(database, assets.migrations)
+  if (marksOnly) await untilMade(() => missingInDatabase(database, assets.migrations), onWait)
+  else await migrate(database, assets.migrations)
   const instance = await ensureInstance(database, now())
   const passwords = createPasswords()
-  const admin = await ensureAdmin(database, passwords, config, now())
+  // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
+  const admin = opening.key ? await ensureAdmin(database, passwords, config, now()) : undefined
   const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version })
   const remember = createRemember(database.revision, now)
-  const blobs = await openBlobsFs({
-    ...config.storage,
-    minBytesPerSecond: config.server.minBodyRate,
-    rateWindowMs: 60_000,
-    freeFloorBytes: config.storage.freeFloor,
-    newId,
-    // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
-    expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
-  })
-  const secret = readAuthKey(config.auth.keyFile, process.env)
+  const { blobs: store, key } = opening
+  if (store?.access === 'read') await openFor(store.for, () => untilMade(() => missingRoot(config.storage), onWait))
+  const blobs: BlobsFs | undefined =
+    store &&
+    (await openFor(store.for, async () =>
+      openBlobsFs({
+        ...config.storage,
+        access: store.access,
+        minBytesPerSecond: config.server.minBodyRate,
+        rateWindowMs: 60_000,
+        freeFloorBytes: config.storage.freeFloor,
+        newId,
+        // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
+        expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
+      }),
+    ))
+  const secret = key && (await openFor(key.for, () => readAuthKey(config.auth.keyFile, process.env)))
   const tokens = createTokenKeys({
     metadata: database,
     audience: instance,
@@ -110,10 +131,10 @@ export async function createApp(
   const log: Base['log'] = (event) => logger.log(event)
   const identities = createIdentities({ now, note, log, metadata: database }, config, secret)
   const authentication = createAuthentication(needs, {
-    sources: identities.sources,
+    sources: opening.identities ? identities.sources : undefined,
     vouchedMs: config.mcias.offlineGraceMs + vouchedMs,
     onLogin: (name) => {
-      if (name === firstAdmin) forgetFirstPassword(config.storage.root)
+      if (opening.key && name === firstAdmin) forgetFirstPassword(config.storage.root)
     },
   })
   const builtIn = builtInRules(config.policy)
@@ -130,7 +151,7 @@ export async function createApp(
     newId,
     remember,
     metadata: database,
-    blobs,
+    blobs: blobs ?? unopened('blobs'),
     tokens,
     passwords,
     logins: authentication,
@@ -141,6 +162,10 @@ export async function createApp(
     trusts: identities.trusts,
     collector: undefined,
     browserLogins: identities.browserLogins,
+    ready: async () => {
+      await database.read.all('SELECT epoch FROM instance')
+      return blobs && !(await blobs.healthy()) ? 'the blob store cannot be read' : undefined
+    },
     renderMetrics: metrics.render,
   }
 
@@ -154,6 +179,14 @@ export async function createApp(
     )
   }, checkpointEveryMs).unref()
 
+  logger.log({
+    level: 'info',
+    event: 'opened',
+    database: opening.database,
+    blobs: store?.access ?? 'nothing',
+    auth_key: key !== undefined,
+    identities: opening.identities,
+  })
   let stopJobs: (() => Promise<void>) | undefined
   return {
     fetch: mount(handlers, assets.routes),
@@ -190,6 +223,13 @@ export async function createApp(
       await database.close()
     },
   }
+}
+
+async function missingInDatabase(database: Database, migrations: Assets['migrations']): Promise<string | undefined> {
+  const missing = await missingMigration(database, migrations)
+  if (missing !== undefined) return missing
+  const [instance] = await database.read.all('SELECT 1 AS one FROM instance')
+  return instance ? undefined : 'the database is not filled yet'
 }
 
 /** Errors: a plain Error where others could write to the data. */

@@ -70,6 +70,17 @@ export async function prepareRoot({ layersPath, uploadsPath, expectExisting }: S
   return shards
 }
 
+/**
+ * The same checks for a process that only reads: it makes nothing, and needs no right to.
+ * Shape: what is still missing, or undefined.  Errors: a plain Error for links, directories open to others, network file systems.
+ */
+export async function missingRoot({ layersPath }: StoreRoot): Promise<string | undefined> {
+  const found = await lstat(join(layersPath, markerName)).catch(ignoring('ENOENT'))
+  if (!found) return `${layersPath} holds no ${markerName} yet`
+  await checkDirectory(layersPath)
+  return undefined
+}
+
 /** Makes a shard and its name durable. Errors: a plain Error where a link stands in its place. */
 export async function ensureShard(path: string): Promise<void> {
   for (const level of [dirname(path), path]) {
@@ -121,6 +132,10 @@ export function ignoring(code: string): (error: NodeJS.ErrnoException) => undefi
 
 async function prepareDirectory(path: string): Promise<void> {
   await makeDurable(path)
+  await checkDirectory(path)
+}
+
+async function checkDirectory(path: string): Promise<void> {
   const info = await lstat(path)
   if (!info.isDirectory()) throw new Error(`${path} is no directory of its own (a link, a file): name the directory itself`)
   if ((info.mode & 0o022) !== 0) throw new Error(`${path} can be written by others: chmod go-w ${path}`)

@@ -34,6 +34,8 @@ export interface BlobsFsOptions extends StoreRoot {
   freeFloorBytes: number
   /** The random part of a segment's name. */
   newId?: () => string
+  /** `read`: nothing is made or checked that only writing needs; the store is there already. */
+  access?: 'write' | 'read'
 }
 
 /** The port, and what only the process that owns the disk asks. */
@@ -54,7 +56,7 @@ const listed = 1000
 export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
   const { layersPath, uploadsPath } = options
   const newId = options.newId ?? (() => randomBytes(16).toString('hex'))
-  const shards = await prepareRoot(options)
+  const shards = options.access === 'read' ? new Set<string>() : await prepareRoot(options)
   const reader = createReader()
   const syncUploads = syncTogether(uploadsPath)
   let writers = 0

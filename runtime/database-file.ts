@@ -4,6 +4,7 @@ import Database from 'libsql'
 import { appendToChain, type JournalEntry } from '../lib/journal/chain.ts'
 import { metadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore, Row, Sql, SqlValue } from '../lib/metadata/sql.ts'
+import { guardMarks, refusing } from './marks.ts'
 import { sha256 } from './sha256.ts'
 
 /** How long BEGIN may wait for another process's transaction before the caller is told to try again. */
@@ -26,11 +27,12 @@ export interface FileDatabase extends MetadataStore {
  * The metadata database as a local file: one connection that writes, one that only reads, commits in groups.
  * Every connection gets its PRAGMAs and is asked whether it took them. `onFatal` is called when the file can no longer be trusted (I/O
  * error, corruption, the file replaced under us): end the process then, a supervisor starts it again.
+ * `writes: 'marks'`: the writing connection refuses everything but what reading leaves behind (runtime/marks.ts).
  * Errors: a plain Error where the file cannot be opened; afterwards MetadataError.
  */
 export async function openDatabaseFile(
   path: string,
-  options: { onFatal: (error: Error) => void; readOnly?: boolean },
+  options: { onFatal: (error: Error) => void; readOnly?: boolean; writes?: 'anything' | 'marks' },
 ): Promise<FileDatabase> {
   const fresh = !existsSync(path)
   const writer = options.readOnly ? undefined : connect(path, 'write')
@@ -38,7 +40,7 @@ export async function openDatabaseFile(
   const reader = connect(`file:${path}?mode=ro`, 'read')
   const changes = watchChanges(path, options.onFatal)
   const read = sqlOver(reader, options.onFatal)
-  const group = writer && createGroupCommit(writer, options.onFatal)
+  const group = writer && createGroupCommit(writer, options.onFatal, options.writes)
   let copier: Connection | undefined
   const walBytes = () => {
     try {
@@ -186,14 +188,21 @@ type GroupCommit = MetadataStore['write'] & { exclusive(work: () => boolean): Pr
  * and its RELEASE would commit it. So after any failure the connection is asked whether it still is in the transaction; if not, the group
  * is abandoned and its works run again one by one.
  */
-function createGroupCommit(db: Connection, onFatal: (error: Error) => void): GroupCommit {
-  const sql = sqlOver(db, onFatal)
+function createGroupCommit(
+  db: Connection,
+  onFatal: (error: Error) => void,
+  writes: 'anything' | 'marks' = 'anything',
+): GroupCommit {
+  const sql = writes === 'marks' ? refusing(sqlOver(db, onFatal)) : sqlOver(db, onFatal)
+  let guarded = writes === 'anything'
   const queue: Waiting[] = []
   let running: Promise<void> | undefined
   let turn: Promise<unknown> = Promise.resolve()
 
   const write = <T>(work: (sql: Sql, append: (entry: JournalEntry) => void) => Promise<T>) =>
     new Promise<T>((resolve, reject) => {
+      if (!guarded) guardMarks(db)
+      guarded = true
       queue.push({ work, resolve, reject } as never)
       running ??= drain()
     })

@@ -12,7 +12,11 @@ export interface Database extends MetadataStore {
 }
 
 /** The store that the configuration names: a libSQL server's, else a local file. Errors: as theirs. */
-export async function openDatabase({ database }: Pick<Config, 'database'>, onFatal: (error: Error) => void): Promise<Database> {
-  if (database.url === undefined) return await openDatabaseFile(database.path, { onFatal })
+export async function openDatabase(
+  { database }: Pick<Config, 'database'>,
+  onFatal: (error: Error) => void,
+  writes: 'anything' | 'marks' = 'anything',
+): Promise<Database> {
+  if (database.url === undefined) return await openDatabaseFile(database.path, { onFatal, writes })
   return { ...openDatabaseRemote(database.url, database.authToken), walBytes: () => 0 }
 }

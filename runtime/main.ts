@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { parse as parseToml } from 'smol-toml'
 import type { Handler } from '../lib/http/mount.ts'
 import { type App, type Assets, createApp } from './app.ts'
@@ -39,7 +39,7 @@ async function serve(
     console.error(`mcr: ${error.message}; ending, so that nothing is answered from a broken database`)
     process.exit(70)
   }
-  const app = await createApp(config, assets, handlers, fatal)
+  const app = await createApp(config, assets, handlers, fatal, list.jobs)
   const server = await startAppServer(app, config)
   app.startJobs(list.jobs)
   greet(app, server, config, assets, notes)
@@ -68,9 +68,17 @@ export async function startAppServer(app: App, config: Config): Promise<RunningS
   })
 }
 
-/** The mount list of a name that the program knows, or of a file. Errors: a plain Error. */
-export function readMountList(name: string, assets: Pick<Assets, 'mounts'>): MountList {
-  const text = Object.hasOwn(assets.mounts, name) ? (assets.mounts[name] as string) : readFileSync(name, 'utf8')
+/** The mount lists of these names, parted by commas, as one: names that the program knows, or files. Errors: a plain Error. */
+export function readMountList(names: string, assets: Pick<Assets, 'mounts'>): MountList {
+  const lists = names.split(',').map((name) => readOneList(name.trim(), assets))
+  const union = (of: (list: MountList) => readonly string[]) => [...new Set(lists.flatMap(of))]
+  return { handlers: union((list) => list.handlers), jobs: union((list) => list.jobs) }
+}
+
+function readOneList(name: string, { mounts }: Pick<Assets, 'mounts'>): MountList {
+  if (!Object.hasOwn(mounts, name) && !existsSync(name))
+    throw new Error(`no mount list is called ${name}: there are ${Object.keys(mounts).join(', ')}, or name a file`)
+  const text = Object.hasOwn(mounts, name) ? (mounts[name] as string) : readFileSync(name, 'utf8')
   const { handlers, jobs } = parseToml(text) as Partial<Record<'handlers' | 'jobs', unknown>>
   const texts = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string')
   if (!texts(handlers) || !texts(jobs)) throw new Error(`mount list ${name}: it must have the lists handlers and jobs`)

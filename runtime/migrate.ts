@@ -11,12 +11,8 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
   const ran: string[] = []
   await store.write(async (sql) => {
     await claim(sql)
-    const done = await sql.all<{ name: string }>(`SELECT name FROM mcr_schema ORDER BY name`)
-    const newer = done.find((row) => !names.includes(row.name))
-    if (newer)
-      throw new Error(
-        `the database has migration ${newer.name}, which this version does not know: run the version that made it, or a newer one`,
-      )
+    const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM mcr_schema ORDER BY name`)
+    for (const row of done) checkRan(row.name, row.sum, migrations)
   })
   for (const name of names) {
     const text = migrations[name] as string
@@ -24,8 +20,6 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
     const isNew = await store.write(async (sql) => {
       const done = await sql.all<{ name: string; sum: string }>(`SELECT name, sum FROM mcr_schema ORDER BY name`)
       const before = done.find((row) => row.name === name)
-      if (before && before.sum !== sum)
-        throw new Error(`migration ${name} was edited after it ran on this database: restore the released text`)
       if (before) return false
       for (const statement of splitStatements(text)) await sql.run(statement)
       await sql.run(`INSERT INTO mcr_schema(name, sum) VALUES (?, ?)`, [name, sum])
@@ -34,6 +28,32 @@ export async function migrate(store: MetadataStore, migrations: Readonly<Record<
     if (isNew) ran.push(name)
   }
   return ran
+}
+
+/**
+ * What a process that does not migrate still has to wait for, or undefined: the table of another version's schema is no error until then.
+ * Errors: as `migrate`, for a newer database or one whose past was edited.
+ */
+export async function missingMigration(
+  store: Pick<MetadataStore, 'read'>,
+  migrations: Readonly<Record<string, string>>,
+): Promise<string | undefined> {
+  const [table] = await store.read.all(`SELECT 1 AS one FROM sqlite_schema WHERE name = 'mcr_schema'`)
+  if (!table) return 'the database has no schema yet'
+  const done = await store.read.all<{ name: string; sum: string }>(`SELECT name, sum FROM mcr_schema ORDER BY name`)
+  for (const { name, sum } of done) checkRan(name, sum, migrations)
+  const missing = Object.keys(migrations).find((name) => !done.some((row) => row.name === name))
+  return missing === undefined ? undefined : `the database lacks migration ${missing}`
+}
+
+function checkRan(name: string, sum: string, migrations: Readonly<Record<string, string>>): void {
+  const text = migrations[name]
+  if (text === undefined)
+    throw new Error(
+      `the database has migration ${name}, which this version does not know: run the version that made it, or a newer one`,
+    )
+  if (createHash('sha256').update(text).digest('hex') !== sum)
+    throw new Error(`migration ${name} was edited after it ran on this database: restore the released text`)
 }
 
 /** A database is ours if it has our table, new if it has none. */

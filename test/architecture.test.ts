@@ -46,7 +46,7 @@ test('imports go from handlers to lib, from runtime to lib, from test to anythin
 const onlyIn: [what: RegExp, files: RegExp, why: string][] = [
   [/from 'jose'/, /^lib\/auth\/jwt\.ts$|^test\/support\//, 'tokens have closed shapes of verification'],
   [/from 'itty-router'/, /^lib\/http\/mount\.ts$/, 'routing is one place'],
-  [/from 'libsql'/, /^runtime\/database-file\.ts$/, 'the driver aborts the process on values it does not know'],
+  [/^import Database from 'libsql'/m, /^runtime\/database-file\.ts$/, 'the driver aborts the process on values it does not know'],
   [
     /-shm/,
     /^runtime\/database-file\.ts$|^test\/|^lib\/metadata/,

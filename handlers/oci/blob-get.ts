@@ -20,6 +20,7 @@ export default handler(
     action: 'registry:pull',
     errors: ['BLOB_UNKNOWN', 'DIGEST_INVALID', 'NAME_INVALID'],
     needs: ['metadata', 'blobs', 'limits'],
+    writes: 'marks',
     async handle({ request, params: { name, digest }, error, decide }, ctx) {
       const found = await look(ctx, name, digest)
       if (!found) return (await manifestAsBlob(ctx, request, name, digest)) ?? refuse(error('BLOB_UNKNOWN', { name, digest }))

@@ -17,6 +17,7 @@ export default handler(
     action: 'registry:catalog',
     errors: ['UNSUPPORTED'],
     needs: ['metadata', 'limits'],
+    writes: 'marks',
     async handle({ query, decide }, ctx) {
       const { limit, after } = parsePage(query, ctx.limits.pageDefault, ctx.limits.pageMax)
       const repositories: RepositoryName[] = []

@@ -25,6 +25,7 @@ export default handler(
     action: 'registry:pull',
     errors: ['MANIFEST_UNKNOWN', 'NAME_INVALID', 'DIGEST_INVALID'],
     needs: ['metadata'],
+    writes: 'marks',
     async handle({ request, params: { name, reference }, principal, exchange, error, decide }, ctx) {
       const sql = ctx.metadata.read
       const text = reference.kind === 'tag' ? reference.tag : reference.digest

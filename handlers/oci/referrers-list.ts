@@ -22,6 +22,7 @@ export default handler(
     action: 'registry:pull',
     errors: ['DIGEST_INVALID', 'NAME_INVALID', 'UNSUPPORTED'],
     needs: ['metadata'],
+    writes: 'marks',
     async handle({ params: { name, digest }, query, error }, ctx) {
       const types = artifactTypes(query)
       const before = beforeId(query.get('before'), error)

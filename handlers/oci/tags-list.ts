@@ -14,6 +14,7 @@ export default handler(
     action: 'registry:pull',
     errors: ['NAME_UNKNOWN', 'NAME_INVALID', 'UNSUPPORTED'],
     needs: ['metadata', 'limits'],
+    writes: 'marks',
     async handle({ params: { name }, query, error }, ctx) {
       const { limit, after } = parsePage(query, ctx.limits.pageMax, ctx.limits.pageMax)
       const repositoryId = await findRepository(ctx.metadata.read, name)

@@ -1,7 +1,7 @@
 import { endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
 
-/** GET /readyz: the database answers and the blob store can be read. Send no requests while this is 503. */
+/** GET /readyz: what this process serves from answers: the database and, where it has one, the blob store. Send no requests while this is 503. */
 export default handler(
   endpoint({
     spec: 'health',
@@ -9,10 +9,10 @@ export default handler(
     path: '/readyz',
     action: 'public',
     errors: ['UNAVAILABLE'],
-    needs: ['metadata', 'blobs'],
+    needs: ['ready'],
     async handle({ error }, ctx) {
-      await ctx.metadata.read.all('SELECT epoch FROM instance')
-      if (ctx.blobs && !(await ctx.blobs.healthy())) throw error('UNAVAILABLE', 'the blob store cannot be read')
+      const problem = await ctx.ready()
+      if (problem !== undefined) throw error('UNAVAILABLE', problem)
       return new Response('ready\n', {
         headers: { 'Content-Type': 'text/plain', 'Content-Length': '6', 'Cache-Control': 'no-store' },
       })

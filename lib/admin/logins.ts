@@ -20,6 +20,7 @@ export const loginOperations: readonly Operation[] = [
     action: 'public',
     rest: { method: 'POST', path: '/v1/auth/login' },
     cli: { words: 'login', hidden: true },
+    signs: true,
     async run(input, { exchange }, ctx) {
       const { account, kind, narrowing } = await ctx.logins.login(
         input.username,

@@ -41,6 +41,8 @@ export interface Declared<I extends DescMessage> {
    * `hidden` is what another command asks in its own way;
    * `newest` is a list of which a person wants the first page. */
   cli: { words: string; args?: readonly string[]; columns?: readonly string[]; hidden?: true; newest?: true }
+  /** It signs or seals with the key of `auth.key_file`: mounted only where that key is. */
+  signs?: true
 }
 
 /** One thing the administration can do, whichever face it is asked through. */

@@ -9,7 +9,7 @@ import { purgeOperations } from './purge.ts'
 import { repositoryOperations } from './repositories.ts'
 import { robotOperations } from './robots.ts'
 import { roleOperations } from './roles.ts'
-import { systemOperations } from './system.ts'
+import { keyOperations, systemOperations } from './system.ts'
 import { tagOperations } from './tags.ts'
 import { tokenOperations } from './tokens.ts'
 import { trustOperations } from './trusts.ts'
@@ -19,6 +19,7 @@ import { usageOperations } from './usage.ts'
 /** Everything the administration can do. REST, RPC, the command line and their documents are made of this table. */
 export const operations: readonly Operation[] = [
   ...systemOperations,
+  ...keyOperations,
   ...loginOperations,
   ...tagOperations,
   ...repositoryOperations,

@@ -12,6 +12,8 @@ const bodyMost = 4 * 1024 * 1024
 /** Paths of an operation's fields: `:repository+` may hold slashes, any other is one segment. */
 const pathFields = (path: string) => [...path.matchAll(/:(\w+)\+?/g)].map((match) => match[1] as string)
 
+const needs: Endpoint['needs'] = ['metadata', 'passwords', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts', 'collector']
+
 /** The REST face of an operation: an endpoint whose input comes by path, query and body, and whose output is JSON. */
 export function restEndpoint(operation: Operation): Endpoint {
   const { rest, action } = operation
@@ -22,7 +24,7 @@ export function restEndpoint(operation: Operation): Endpoint {
     path: rest.path,
     action: typeof action === 'function' ? 'by request' : action,
     errors: [],
-    needs: ['metadata', 'passwords', 'tokens', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts', 'collector'],
+    needs: operation.signs ? [...needs, 'tokens'] : needs,
     async run(request, params, query, ctx, exchange) {
       let response: Response
       try {

@@ -44,11 +44,16 @@ export const systemOperations: readonly Operation[] = [
       }
     },
   }),
+]
+
+/** Its keys: what only a process that has the sealing key can do. */
+export const keyOperations: readonly Operation[] = [
   operation(rotateKeys, {
     summary: 'make a new key for registry tokens; those of the old one end with their life',
     action: 'system:manage',
     rest: { method: 'POST', path: '/v1/keys/rotate' },
     cli: { words: 'keys rotate' },
+    signs: true,
     async run(_input, call, ctx) {
       const keyId = await ctx.tokens.rotate((kid, insert) =>
         change(ctx, call, async (sql, append) => {

@@ -66,6 +66,11 @@ export interface Declaration<P extends string, E extends OciErrorCode, N extends
   plane?: Plane
   errors: readonly E[]
   needs: readonly N[]
+  /**
+   * `marks`: of the database it writes only what reading leaves behind (epochs of rows that were wanted, damage that was seen), so a process
+   * that mounts nothing else gets a connection that can write nothing else (W1). Absent: anything.
+   */
+  writes?: 'marks'
   handle(call: Call<P, E>, ctx: Base & Pick<Ports, N>): Promise<Response> | Response
 }
 
@@ -77,6 +82,7 @@ export interface Endpoint {
   readonly action: string
   readonly errors: readonly OciErrorCode[]
   readonly needs: readonly (keyof Ports)[]
+  readonly writes?: 'marks'
   run(
     request: Request,
     params: Record<string, string>,
@@ -105,6 +111,7 @@ export function endpoint<const P extends string, const E extends OciErrorCode, c
     action: typeof declared.action === 'function' ? 'by request' : list(declared.action).join(' or '),
     errors: declared.errors,
     needs: declared.needs,
+    writes: declared.writes,
     async run(request, raw, query, ctx, exchange) {
       exchange.endpoint = label
       let response: Response

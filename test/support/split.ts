@@ -6,15 +6,15 @@ import { createServer as createSecureServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { listeningPort, spawnRegistry } from './process.ts'
 
-const mounts = ['push', 'pull', 'auth'] as const
+const mounts = ['push', 'pull', 'auth,admin'] as const
 type Mount = (typeof mounts)[number]
 
 /** Which of the three serves a request; where two can, they take turns. The end of the path decides. */
 function chooser(): (method: string, path: string) => Mount {
   let pings = 0
   return (method, path) => {
-    if (/^\/(v2\/token|v1\/|mcr\.v1\.|auth\/)/.test(path)) return 'auth'
-    if (/^\/v2\/?(\?|$)/.test(path)) return pings++ % 2 === 0 ? 'auth' : 'pull'
+    if (/^\/(v2\/token|v1\/|mcr\.v1\.|auth\/)/.test(path)) return 'auth,admin'
+    if (/^\/v2\/?(\?|$)/.test(path)) return pings++ % 2 === 0 ? 'auth,admin' : 'pull'
     const upload = /\/blobs\/uploads(\/[^/?]*)?(\?|$)/.test(path)
     const other = /\/(manifests|referrers)\/[^/?]*(\?|$)|\/tags\/list(\?|$)|\/blobs\/[^/?]*:[^/?]*(\?|$)/.test(path)
     if (upload && !other) return 'push'
@@ -30,7 +30,7 @@ export async function startSplit(
   settings: Record<string, string>,
   tls?: { cert: string; key: string },
 ): Promise<{ port: number; stop(): Promise<void> }> {
-  const ports: Record<Mount, number> = { pull: 0, push: 0, auth: 0 }
+  const ports: Record<Mount, number> = { pull: 0, push: 0, 'auth,admin': 0 }
   const choose = chooser()
   const forward: RequestListener = (req, res) => {
     const port = ports[choose(req.method ?? 'GET', req.url ?? '/')]
