@@ -31,6 +31,7 @@ import { createPasswords } from './passwords.ts'
 import { openFor, openingOf, unopened, untilMade } from './ports.ts'
 import { createRemember } from './remember.ts'
 import { sha256 } from './sha256.ts'
+import type { Worker } from './worker.ts'
 
 /** Data that the build embeds: what lies in files beside the sources. */
 export interface Assets {
@@ -65,6 +66,7 @@ const gatherMs = 1_000
 /**
  * Puts the registry together: opens what the handlers and `jobs` of this process need, makes what a first start needs, and mounts the
  * handlers. What only reads makes nothing: it waits for a process that does.
+ * `worker` is this process's place where it is one of several under a parent.
  * Errors: a plain Error that says what to change, for everything that must not start.
  */
 export async function createApp(
@@ -73,8 +75,9 @@ export async function createApp(
   handlers: readonly Handler[],
   onFatal: (error: Error) => void,
   jobs: readonly string[] = [],
+  worker?: Worker,
 ): Promise<App> {
-  const logger = createLogger(config.log)
+  const logger = createLogger(config.log, worker?.number)
   const opening = openingOf(handlers, jobs)
   const onWait = (missing: string) => logger.log({ level: 'warn', event: 'waiting', missing })
   const marksOnly = opening.database === 'marks'
@@ -93,7 +96,8 @@ export async function createApp(
   const passwords = createPasswords()
   // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
   const admin = opening.key ? await ensureAdmin(database, passwords, config, now()) : undefined
-  const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version })
+  const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version }, worker?.gather)
+  worker?.measures(metrics.snapshot)
   const remember = createRemember(database.revision, now)
   const { blobs: store, key } = opening
   if (store?.access === 'read') await openFor(store.for, () => untilMade(() => missingRoot(config.storage), onWait))

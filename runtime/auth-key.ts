@@ -1,5 +1,16 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, constants, fsyncSync, lstatSync, openSync, readFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fsyncSync,
+  linkSync,
+  lstatSync,
+  openSync,
+  readFileSync,
+  unlinkSync,
+  writeSync,
+} from 'node:fs'
 
 /**
  * The 32 bytes that seal the token signing keys in the database: `$MCR_AUTH_KEY` in base64, else the file, made at the first start.
@@ -7,16 +18,25 @@ import { closeSync, constants, fsyncSync, lstatSync, openSync, readFileSync, wri
  */
 export function readAuthKey(file: string, env: Readonly<Record<string, string | undefined>>): Uint8Array<ArrayBuffer> {
   if (env.MCR_AUTH_KEY) return check(Buffer.from(env.MCR_AUTH_KEY, 'base64'), '$MCR_AUTH_KEY')
-  try {
-    const fd = openSync(file, constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | constants.O_WRONLY, 0o600)
-    writeSync(fd, `${randomBytes(32).toString('base64')}\n`)
-    fsyncSync(fd)
-    closeSync(fd)
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-  }
+  if (!existsSync(file)) makeKey(file)
   if ((lstatSync(file).mode & 0o077) !== 0) throw new Error(`${file} can be read by others: chmod 0600 ${file}`)
   return check(Buffer.from(readFileSync(file, 'utf8').trim(), 'base64'), file)
+}
+
+/** Under another name first: a process that starts at the same moment must never read a file that is not written yet. */
+function makeKey(file: string): void {
+  const own = `${file}.${randomBytes(6).toString('hex')}`
+  const fd = openSync(own, constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | constants.O_WRONLY, 0o600)
+  try {
+    writeSync(fd, `${randomBytes(32).toString('base64')}\n`)
+    fsyncSync(fd)
+    linkSync(own, file)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+  } finally {
+    closeSync(fd)
+    unlinkSync(own)
+  }
 }
 
 function check(key: Buffer, from: string): Uint8Array<ArrayBuffer> {

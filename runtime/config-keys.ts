@@ -8,6 +8,7 @@ export type Kind =
   | 'duration'
   | 'size'
   | 'count'
+  | 'workers'
   | 'switch'
   | 'list'
   | 'networks'
@@ -44,12 +45,16 @@ export const keys = {
       byDefault: '',
       help: 'Addresses or networks of reverse proxies whose X-Forwarded-* headers count. With it plain HTTP may listen off loopback.',
     },
+    workers: {
+      kind: 'workers',
+      help: 'Processes that serve, under a parent that keeps them alive and replaces them on SIGHUP: a number, or auto for one a processor. Unset: this process serves, without a parent.',
+    },
     shutdown_timeout: { kind: 'duration', byDefault: '60s', help: 'How long running requests may take to end after SIGTERM.' },
-    max_connections: { kind: 'count', byDefault: '4096', help: 'Connections at a time.' },
+    max_connections: { kind: 'count', byDefault: '4096', help: 'Connections at a time, in each process.' },
     max_connections_per_address: {
       kind: 'count',
       byDefault: '256',
-      help: 'Connections at a time from one address; loopback and proxies are exempt.',
+      help: 'Connections at a time from one address, in each process; loopback and proxies are exempt.',
     },
     min_body_rate: { kind: 'size', byDefault: '1KiB', help: 'Bytes a second that a request body must bring, over 60 seconds.' },
     grpc_addr: {

@@ -43,6 +43,10 @@ export function parseValue(kind: Kind, raw: unknown): Value | Error {
       return text === 'true' ? true : text === 'false' ? false : new Error('true or false')
     case 'count':
       return /^[0-9]{1,12}$/.test(text) ? Number(text) : new Error('a whole number')
+    case 'workers':
+      return text === 'auto' || /^([1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])$/.test(text)
+        ? text
+        : new Error('auto, or a number from 1 to 128')
     case 'duration': {
       const match = /^([0-9]{1,9})(ms|s|m|h|d)$/.exec(text)
       return match

@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import type { Limits } from '../lib/context.ts'
@@ -22,6 +23,8 @@ export interface Config {
     tlsKey?: string
     publicUrl?: string
     trustedProxies: readonly string[]
+    /** Absent: no parent, and this process serves. */
+    workers?: number
     shutdownTimeoutMs: number
     maxConnections: number
     maxConnectionsPerAddress: number
@@ -143,7 +146,7 @@ function readFile(file: string, found: Map<string, Found>, problems: ConfigProbl
 }
 
 /** Variables that are MCR's and no keys. */
-const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY', 'MCR_SERVER', 'MCR_TOKEN', 'MCR_NATIVE_DIR'])
+const otherVariables = new Set(['MCR_CONFIG', 'MCR_AUTH_KEY', 'MCR_SERVER', 'MCR_TOKEN', 'MCR_NATIVE_DIR', 'MCR_WORKER'])
 
 function readEnvironment(
   env: Readonly<Record<string, string | undefined>>,
@@ -235,6 +238,7 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       tlsKey: text('server.tls_key'),
       publicUrl: text('server.public_url'),
       trustedProxies: (values.get('server.trusted_proxies') ?? []) as readonly string[],
+      workers: workersOf(text('server.workers')),
       shutdownTimeoutMs: number('server.shutdown_timeout'),
       maxConnections: number('server.max_connections'),
       maxConnectionsPerAddress: number('server.max_connections_per_address'),
@@ -300,6 +304,11 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
     },
     log: { level: text('log.level') as Config['log']['level'], format: text('log.format') as Config['log']['format'] },
   }
+}
+
+/** As many as there are processors for this process, cgroup limits counted, where it says auto. */
+function workersOf(value: string | undefined): number | undefined {
+  return value === 'auto' ? availableParallelism() : value === undefined ? undefined : Number(value)
 }
 
 function deepFreeze<T extends object>(value: T): T {

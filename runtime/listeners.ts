@@ -7,7 +7,9 @@ import {
   type ServerHttp2Session,
 } from 'node:http2'
 import type { Socket } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { isLoopback, plainAddress } from './addresses.ts'
+import type { Connections } from './drain.ts'
 import type { ServerOptions } from './server.ts'
 import type { LoadedTls } from './tls.ts'
 
@@ -55,8 +57,18 @@ function secureServer(tls: LoadedTls): Http2SecureServer {
 export function countSockets(
   server: AnyServer,
   options: Pick<ServerOptions, 'limits' | 'trustedProxies'>,
-  sockets: Set<Socket>,
+  { sockets, uses }: Connections,
 ): void {
+  const use = (socket: Socket) => {
+    uses.set(socket, { active: 0, since: Date.now() })
+    socket.once('close', () => uses.delete(socket))
+  }
+  const secure = 'setSecureContext' in server
+  // Over TLS requests come on the socket that decrypts; those of HTTP/2 are its session's.
+  if (secure)
+    server.on('secureConnection', (socket: TLSSocket) => {
+      if (socket.alpnProtocol !== 'h2') use(socket)
+    })
   const perAddress = new Map<string, number>()
   server.on('connection', (socket: Socket) => {
     const address = plainAddress(socket.remoteAddress)
@@ -67,6 +79,7 @@ export function countSockets(
       return
     }
     sockets.add(socket)
+    if (!secure) use(socket)
     perAddress.set(address, count)
     socket.once('close', () => {
       sockets.delete(socket)

@@ -14,11 +14,16 @@ const quiet = new Set(['GET /livez', 'GET /readyz', 'GET /metrics'])
 
 /**
  * One JSON line an event and one a request; on a terminal, or when asked, lines a person reads. Values come from clients, so they are
- * bounded and their control characters are escaped by JSON; nothing that is a secret is ever handed in.
+ * bounded and their control characters are escaped by JSON; nothing that is a secret is ever handed in. `worker` stands in each line.
  */
-export function createLogger(options: { level: string; format: 'auto' | 'json' | 'pretty' }): Logger {
+export function createLogger(options: { level: string; format: 'auto' | 'json' | 'pretty' }, worker?: number): Logger {
   const asPretty = options.format === 'pretty' || (options.format === 'auto' && process.stdout.isTTY === true)
-  const base = { level: options.level, base: undefined, timestamp: pino.stdTimeFunctions.isoTime, messageKey: 'event' }
+  const base = {
+    level: options.level,
+    base: worker === undefined ? undefined : { worker },
+    timestamp: pino.stdTimeFunctions.isoTime,
+    messageKey: 'event',
+  }
   const logger = asPretty
     ? pino(
         base,

@@ -5,7 +5,11 @@ import { type App, type Assets, createApp } from './app.ts'
 import { runCli } from './cli/cli.ts'
 import type { Config } from './config.ts'
 import { createGrpc } from './grpc.ts'
+import { createLogger, type Logger } from './logger.ts'
 import { installFetch, type RunningServer, startServer } from './server.ts'
+import { type InheritedSocket, inheritedSockets } from './sockets.ts'
+import { joinParent, type Serving, type Worker } from './worker.ts'
+import { superviseWorkers } from './workers.ts'
 
 export type HandlerLoaders = Readonly<Record<string, () => Promise<{ default: Handler }>>>
 
@@ -33,24 +37,43 @@ async function serve(
   mountName: string,
   notes: readonly string[],
 ): Promise<void> {
+  const worker = joinParent()
+  const inherited = inheritedSockets(process.env, { pid: process.pid, ...(worker ? { isWorker: true } : {}) })
   const list = readMountList(mountName, assets)
+  if (config.server.workers !== undefined && !worker) {
+    const logger = createLogger(config.log)
+    return await superviseWorkers(config, inherited, logger, (serving) => greet(logger, serving, config, assets, notes))
+  }
   const handlers = await loadHandlers(loaders, list)
   const fatal = (error: Error) => {
     console.error(`mcr: ${error.message}; ending, so that nothing is answered from a broken database`)
     process.exit(70)
   }
-  const app = await createApp(config, assets, handlers, fatal, list.jobs)
-  const server = await startAppServer(app, config)
+  const app = await createApp(config, assets, handlers, fatal, list.jobs, worker)
+  const server = await startAppServer(app, config, inherited)
   app.startJobs(list.jobs)
-  greet(app, server, config, assets, notes)
-  await untilTold(app, server, config)
+  const { url, port, grpcPort, adminPort } = server
+  const serving: Serving = { url, port, grpcPort, adminPort, admin: app.admin }
+  if (worker) worker.ready(serving)
+  else greet(app.logger, serving, config, assets, notes)
+  await untilTold(app, config, worker)
+  await server.drain(config.server.shutdownTimeoutMs)
+  await worker?.farewell()
+  await app.close()
+  app.logger.log({ level: 'info', event: 'stopped' })
+  process.exit(0)
 }
 
 /** One server over an app: its log line and its metrics are written when the last byte has left. */
-export async function startAppServer(app: App, config: Config): Promise<RunningServer> {
+export async function startAppServer(
+  app: App,
+  config: Config,
+  inherited: readonly InheritedSocket[] = [],
+): Promise<RunningServer> {
   const { server } = config
   return await startServer({
     listen: server.listenAddr,
+    inherited,
     grpcListen: app.servesRpc ? server.grpcAddr : undefined,
     adminListen: server.adminAddr,
     grpc: app.servesRpc ? createGrpc(app.ctx) : undefined,
@@ -91,43 +114,52 @@ async function loadHandlers(loaders: HandlerLoaders, list: MountList): Promise<H
   return await Promise.all(list.handlers.map(async (name) => (await (loaders[name] as HandlerLoaders[string])()).default))
 }
 
-function greet(app: App, server: RunningServer, config: Config, assets: Assets, notes: readonly string[]): void {
-  app.logger.log({
+function greet(logger: Logger, serving: Serving, config: Config, assets: Assets, notes: readonly string[]): void {
+  const { url, port, grpcPort, adminPort, admin } = serving
+  logger.log({
     level: 'info',
     event: 'listening',
-    url: server.url,
-    port: server.port,
-    grpc_port: server.grpcPort,
-    admin_port: server.adminPort,
+    url,
+    port,
+    grpc_port: grpcPort,
+    admin_port: adminPort,
+    workers: config.server.workers,
     version: assets.version,
     root: config.storage.root,
   })
-  const { admin } = app
-  if (admin?.file) app.logger.log({ level: 'info', event: 'admin_created', name: admin.name, password_file: admin.file })
+  if (admin?.file) logger.log({ level: 'info', event: 'admin_created', name: admin.name, password_file: admin.file })
   if (!process.stdout.isTTY && notes.length === 0) return
-  const lines = [`\nMCR ${assets.version} serves on ${server.url}`, ...notes]
+  const lines = [`\nMCR ${assets.version} serves on ${url}`, ...notes]
   if (admin?.password && process.stdout.isTTY)
     lines.push(
-      `First login: docker login ${server.url.replace(/^https?:\/\//, '')} -u ${admin.name} -p ${admin.password}`,
+      `First login: docker login ${url.replace(/^https?:\/\//, '')} -u ${admin.name} -p ${admin.password}`,
       `(kept in ${admin.file} until it is first used)`,
     )
   console.log(`${lines.join('\n')}\n`)
 }
 
-async function untilTold(app: App, server: RunningServer, config: Config): Promise<void> {
+/**
+ * Waits until this process shall end. A worker may be told by its parent, by a signal to its whole group, and by its parent's end, and
+ * must not take that for a second time; anybody else ends at once when told twice.
+ */
+async function untilTold({ logger }: App, config: Config, worker: Worker | undefined): Promise<void> {
   await new Promise<void>((resolve) => {
     let told = false
     const tell = (signal: string) => {
-      if (told) process.exit(1)
+      if (told && !worker) process.exit(1)
+      if (told) return
       told = true
-      app.logger.log({ level: 'info', event: 'draining', signal, seconds: config.server.shutdownTimeoutMs / 1000 })
+      logger.log({ level: 'info', event: 'draining', signal, seconds: config.server.shutdownTimeoutMs / 1000 })
       resolve()
     }
     process.on('SIGTERM', () => tell('SIGTERM'))
     process.on('SIGINT', () => tell('SIGINT'))
+    worker?.onEnd(tell)
+    // The parent answers it. Without one a terminal that hangs up ends the process, and a request to reload is told what it lacks.
+    process.on('SIGHUP', () => {
+      if (worker) return
+      if (process.stdout.isTTY) tell('SIGHUP')
+      else logger.log({ level: 'warn', event: 'not_replaced', hint: 'SIGHUP replaces workers: set server.workers, or restart' })
+    })
   })
-  await server.drain(config.server.shutdownTimeoutMs)
-  await app.close()
-  app.logger.log({ level: 'info', event: 'stopped' })
-  process.exit(0)
 }

@@ -1,14 +1,27 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { AggregatorRegistry, Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { type MetricName, metrics } from '../lib/observe/metrics.ts'
 
 export interface Metrics {
   count(metric: MetricName, labels?: Record<string, string>, by?: number): void
   observe(endpoint: string, seconds: number): void
   render(): Promise<string>
+  /** This process's numbers alone, to be added up by others. */
+  snapshot(): Promise<MetricSnapshot>
 }
 
-/** The process's numbers, under `mcr_`. `walBytes` is asked at each scrape. */
-export function createMetrics(gauges: { walBytes: () => number; version: string }): Metrics {
+/** The numbers of a process at one moment, as plain data. */
+export type MetricSnapshot = Awaited<ReturnType<Registry['getMetricsAsJSON']>>
+
+/** Numbers of several processes as one: counts are added, what is a state is joined by its own rule. */
+export async function addUp(snapshots: readonly MetricSnapshot[]): Promise<MetricSnapshot> {
+  return await AggregatorRegistry.aggregate(snapshots as unknown as object[]).getMetricsAsJSON()
+}
+
+/** The process's numbers, under `mcr_`. `walBytes` is asked at each scrape; `gather` gives the numbers of all workers where there are several. */
+export function createMetrics(
+  gauges: { walBytes: () => number; version: string },
+  gather?: () => Promise<readonly MetricSnapshot[]>,
+): Metrics {
   const register = new Registry()
   collectDefaultMetrics({ register, prefix: 'mcr_' })
   const counters = new Map<string, Counter>()
@@ -24,18 +37,26 @@ export function createMetrics(gauges: { walBytes: () => number; version: string 
   new Gauge({
     name: 'mcr_database_wal_bytes',
     help: "Size of the database's write-ahead log.",
+    aggregator: 'max',
     registers: [register],
     collect() {
       this.set(gauges.walBytes())
     },
   })
-  new Gauge({ name: 'mcr_info', help: 'The version that runs.', labelNames: ['version'], registers: [register] }).set(
-    { version: gauges.version },
-    1,
-  )
+  new Gauge({
+    name: 'mcr_info',
+    help: 'The version that runs.',
+    labelNames: ['version'],
+    aggregator: 'first',
+    registers: [register],
+  }).set({ version: gauges.version }, 1)
   return {
     count: (metric, labels, by = 1) => counters.get(metric)?.inc(labels ?? {}, by),
     observe: (endpoint, seconds) => durations.observe({ endpoint }, seconds),
-    render: () => register.metrics(),
+    async render() {
+      const all = (await gather?.()) ?? []
+      return await (all.length > 0 ? AggregatorRegistry.aggregate(all as unknown as object[]) : register).metrics()
+    },
+    snapshot: () => register.getMetricsAsJSON(),
   }
 }

@@ -1,5 +1,5 @@
-import type { IncomingMessage, Server, ServerResponse } from 'node:http'
-import type { Http2SecureServer, Http2ServerRequest, Http2ServerResponse, ServerHttp2Session } from 'node:http2'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Http2SecureServer, Http2ServerRequest, Http2ServerResponse } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import * as fetchApi from '@whatwg-node/fetch'
 import { Request as PonyfillRequest, Response as PonyfillResponse } from '@whatwg-node/fetch'
@@ -7,9 +7,11 @@ import { normalizeNodeRequest } from '@whatwg-node/server'
 import type { Exchange } from '../lib/context.ts'
 import { checkTarget, isHost } from '../lib/http/target.ts'
 import { isLoopback, networkMatcher, parseListen, plainAddress } from './addresses.ts'
+import { type Connections, drainServers } from './drain.ts'
 import { isGrpc } from './grpc.ts'
 import { type AnyServer, countSockets, limitSessions, makeServer, onClientError, type Part } from './listeners.ts'
 import { drainBody, refuse, send } from './respond.ts'
+import type { InheritedSocket } from './sockets.ts'
 import { currentStamp, isNameOf, type LoadedTls, loadTls, type TlsFiles } from './tls.ts'
 
 export type Req = IncomingMessage | Http2ServerRequest
@@ -30,6 +32,8 @@ export interface RequestEnd {
 export interface ServerOptions {
   /** `host:port`, or `unix:` and a path. */
   listen: string
+  /** Listening sockets that another process holds: they take the place of the addresses they are named for. */
+  inherited?: readonly InheritedSocket[]
   /** A port of its own for gRPC, which plain HTTP/1.1 cannot share; the same forms. */
   grpcListen?: string
   /** A listener of its own for the administration, which then is nowhere else. */
@@ -53,7 +57,7 @@ export interface RunningServer {
   port: number
   grpcPort?: number
   adminPort?: number
-  /** Takes no new requests, lets running ones end for up to `ms`, then closes what is left. */
+  /** Takes no new connections, lets running requests end for up to `ms`, then closes what is left. */
   drain(ms: number): Promise<void>
 }
 
@@ -75,12 +79,11 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     if (listen !== undefined) checkClear(listen, options)
   let tls = options.tls && loadTls(options.tls)
   const trusted = networkMatcher(options.trustedProxies)
-  const state = { draining: false, active: 0 }
-  const sockets = new Set<Socket>()
-  const sessions = new Set<ServerHttp2Session>()
+  const state: State = { draining: false, active: 0, uses: new Map() }
+  const connections: Connections = { sockets: new Set(), uses: state.uses, sessions: new Set() }
   const servers: AnyServer[] = []
 
-  async function open(listen: string, part: Part): Promise<number> {
+  async function open(listen: string | InheritedSocket, part: Part): Promise<number> {
     const server = makeServer(tls, part)
     servers.push(server)
     const listener = (req: Req, res: Res) => void serve(req, res, options, () => tls, trusted, state, part)
@@ -88,22 +91,37 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     server.on('checkContinue', listener as never)
     server.on('checkExpectation', listener as never)
     server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
-    countSockets(server, options, sockets)
-    limitSessions(server, sessions)
-    const address = listen.startsWith('unix:') ? undefined : parseListen(listen)
+    countSockets(server, options, connections)
+    limitSessions(server, connections.sessions)
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
-      if (address) server.listen(address.port, address.host, () => resolve())
-      else server.listen(listen.slice(5), () => resolve())
+      if (typeof listen !== 'string') server.listen({ fd: listen.fd }, () => resolve())
+      else if (listen.startsWith('unix:')) server.listen(listen.slice(5), () => resolve())
+      else {
+        const { port, host } = parseListen(listen)
+        server.listen(port, host, () => resolve())
+      }
     })
-    const bound = server.address() as AddressInfo | string
-    return typeof bound === 'string' ? 0 : bound.port
+    const bound = server.address() as AddressInfo | string | null
+    if (typeof bound === 'string' || bound === null) return 0
+    if (typeof listen !== 'string')
+      checkClear(`${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`, options)
+    return bound.port
   }
 
-  const apart = options.adminListen === undefined ? 'all' : 'registry'
-  const port = await open(options.listen, apart)
-  const grpcPort = options.grpcListen === undefined ? undefined : await open(options.grpcListen, 'grpc')
-  const adminPort = options.adminListen === undefined ? undefined : await open(options.adminListen, 'admin')
+  /** Opens the sockets that are handed to us for a listener, else its address. Shape: the first one's port. */
+  async function openAll(part: 'registry' | 'grpc' | 'admin', listen: string | undefined, as: Part): Promise<number | undefined> {
+    const given = handed(part)
+    const ports: number[] = []
+    for (const place of given.length > 0 ? given : listen === undefined ? [] : [listen]) ports.push(await open(place, as))
+    return ports[0]
+  }
+  const handed = (part: string) => (options.inherited ?? []).filter(({ name }) => listenerOf(name) === part)
+
+  const apart = options.adminListen === undefined && handed('admin').length === 0 ? 'all' : 'registry'
+  const port = (await openAll('registry', options.listen, apart)) as number
+  const grpcPort = options.grpc && (await openAll('grpc', options.grpcListen, 'grpc'))
+  const adminPort = await openAll('admin', options.adminListen, 'admin')
 
   const reload = options.tls && setInterval(() => reloadTls(), 5_000).unref()
   function reloadTls(): void {
@@ -134,17 +152,26 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     async drain(ms) {
       state.draining = true
       clearInterval(reload)
-      for (const server of servers) {
-        server.close()
-        if ('closeIdleConnections' in server) (server as Server).closeIdleConnections()
-      }
-      for (const session of sessions) session.close()
-      const deadline = Date.now() + ms
-      while (state.active > 0 && Date.now() < deadline) await new Promise((resolve) => setTimeout(resolve, 20))
-      for (const session of sessions) session.destroy()
-      for (const socket of sockets) socket.destroy()
+      // Where the address lives on without this process, its clients come back at once and must not be cut off.
+      const shared =
+        (options.inherited ?? []).length > 0 || options.trustedProxies.length > 0 || options.listen.startsWith('unix:')
+      await drainServers(servers, connections, () => state.active, ms, shared ? lingerMs : 0)
     },
   }
+}
+
+/** How long nothing must have been asked on a connection before it is closed under its client. */
+const lingerMs = 1_000
+
+/** Which listener a handed socket is: those that are named so, else the registry's. */
+function listenerOf(name: string): 'registry' | 'grpc' | 'admin' {
+  return name === 'grpc' || name === 'admin' ? name : 'registry'
+}
+
+interface State {
+  draining: boolean
+  active: number
+  uses: Connections['uses']
 }
 
 /** Errors: a plain Error where passwords would cross a network in the clear. */
@@ -168,16 +195,22 @@ async function serve(
   options: ServerOptions,
   tls: () => LoadedTls | undefined,
   trusted: (address: string) => boolean,
-  state: { draining: boolean; active: number },
+  state: State,
   part: Part,
 ): Promise<void> {
   const started = performance.now()
   state.active++
+  const use = req.httpVersionMajor === 1 ? state.uses.get(req.socket) : undefined
+  if (use) use.active++
   const exchange: Exchange = { id: options.newId(), address: '', origin: '', proceed: () => undefined }
   const target = req.url ?? ''
   const progress = { bytesOut: 0, finished: false }
   res.once('close', () => {
     state.active--
+    if (use) {
+      use.active--
+      use.since = Date.now()
+    }
     const aborted = !progress.finished
     const { method = '', httpVersion } = req
     const userAgent = req.headers['user-agent']

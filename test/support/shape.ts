@@ -25,6 +25,10 @@ export const shapes = {
   source: { what: 'one process, from source', start: startOne },
   split: { what: 'three processes, by mount lists', start: (settings, { tls } = {}) => startSplit(settings, tls) },
   binary: { what: 'the single executable', start: startOne },
+  workers: {
+    what: 'four workers under a parent',
+    start: (settings, options) => startOne({ MCR_SERVER_WORKERS: '4', ...settings }, options),
+  },
 } satisfies Record<string, Shape>
 
 export type ShapeName = keyof typeof shapes

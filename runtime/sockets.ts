@@ -1,0 +1,97 @@
+import { lookup } from 'node:dns/promises'
+import { existsSync } from 'node:fs'
+import * as net from 'node:net'
+import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
+import { parseListen } from './addresses.ts'
+
+/** A listening socket that whoever started this process holds and hands it: its descriptor, and what it is for. */
+export interface InheritedSocket {
+  fd: number
+  /** `grpc` and `admin` are those listeners; every other name is the registry. */
+  name: string
+}
+
+const firstFd = 3
+
+/**
+ * The sockets of the environment, as systemd hands them and as a parent hands them to its workers. `LISTEN_PID` guards against variables
+ * that were meant for another process; a worker is known by its parent's channel instead, for a parent learns a child's number too late.
+ * Source: sd_listen_fds(3). Errors: a plain Error where the variables make no sense.
+ */
+export function inheritedSockets(
+  env: Readonly<Record<string, string | undefined>>,
+  self: { pid: number; isWorker?: true },
+): readonly InheritedSocket[] {
+  if (env.LISTEN_FDS === undefined || (!self.isWorker && Number(env.LISTEN_PID) !== self.pid)) return []
+  const count = Number(env.LISTEN_FDS)
+  if (!Number.isInteger(count) || count < 0 || count > 64)
+    throw new Error(`$LISTEN_FDS is ${env.LISTEN_FDS}, no count of sockets`)
+  const names = env.LISTEN_FDNAMES?.split(':') ?? []
+  return Array.from({ length: count }, (_, index) => ({ fd: firstFd + index, name: names[index] ?? '' }))
+}
+
+/** The environment that hands sockets to a worker, which gets them as its descriptors 3 and on. */
+export function handingOn(sockets: readonly InheritedSocket[]): Record<string, string> {
+  return { LISTEN_FDS: String(sockets.length), LISTEN_FDNAMES: sockets.map(({ name }) => name).join(':') }
+}
+
+/** A bound socket that this process holds and never accepts from. */
+export interface HeldSocket extends InheritedSocket {
+  close(): void
+}
+
+interface Handle {
+  fd: number
+  close(): void
+  getsockname?(out: { port?: number }): number
+}
+
+/**
+ * Binds an address (`host:port`, or `unix:` and a path) without accepting: for others to serve. Node has no public function that makes a
+ * socket without serving it; this one is what its own cluster module uses.
+ * Errors: a plain Error where the address cannot be had.
+ */
+export async function holdSocket(listen: string, name: string): Promise<HeldSocket> {
+  const create = (net as unknown as { _createServerHandle?: (...args: unknown[]) => Handle | number })._createServerHandle
+  if (!create) throw new Error(`Node ${process.version} cannot hold a socket for workers: unset server.workers`)
+  const handle = listen.startsWith('unix:') ? await bindPath(create, listen.slice(5)) : await bindAddress(create, listen)
+  if (typeof handle === 'number')
+    throw new Error(`cannot listen on ${listen}: ${getSystemErrorName(handle)}, ${getSystemErrorMessage(handle)}`)
+  return { fd: handle.fd, name, close: () => handle.close() }
+}
+
+type Create = (...args: unknown[]) => Handle | number
+const addressInUse = -98
+
+async function bindAddress(create: Create, listen: string): Promise<Handle | number> {
+  const { host, port } = parseListen(listen)
+  const { address, family } = await lookup(host)
+  const handle = create(address, port, family, undefined, 0)
+  if (typeof handle === 'number') return handle
+  // That a port is taken is said only when somebody listens; until then the socket has another port or none.
+  const bound: { port?: number } = {}
+  handle.getsockname?.(bound)
+  if (bound.port && (port === 0 || bound.port === port)) return handle
+  handle.close()
+  return addressInUse
+}
+
+/** A socket file whose process has died is in the way and nobody's: it goes. */
+async function bindPath(create: Create, path: string): Promise<Handle | number> {
+  if (existsSync(path) && !(await answers(path))) {
+    const { rm } = await import('node:fs/promises')
+    await rm(path)
+  }
+  return create(path, -1, -1, undefined, 0)
+}
+
+async function answers(path: string): Promise<boolean> {
+  return await new Promise((resolve) => {
+    const socket = net.connect(path)
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'))
+  })
+}
