@@ -26,6 +26,7 @@ const phases: Phase[] = [
     [...bounds, ...tests('test/protocol/{upload,manifest,blob,listing,routing,security}.test.ts')],
     { MCR_TEST_SHAPE: 'split' },
   ],
+  ['model', node, ['test/model/run.ts', '--slice']],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],

@@ -1,0 +1,187 @@
+import { unlinkFinal, unlinkUpload } from './disk.ts'
+import { nameOf } from './requests.ts'
+import type { Rules } from './rules.ts'
+import { type Db, type Move, none, type Program, put, type World } from './state.ts'
+
+/** What the registry does by itself: collection, reaping, expiry, the sweep. Each is a loop that may die at any step. */
+
+const isReferenced = (db: Db, repository: number, rules: Rules) => {
+  const manifest = db.manifests[repository]
+  return manifest === 'live' || (manifest === 'deleted' && !rules.has('deleted manifests are not references'))
+}
+
+/** T7: manifests past the undelete window, links that nothing references, blobs without a link. Every one asks in its own transaction. */
+export function collector(rules: Rules): Program {
+  const isLazy = rules.has('collecting does not wait for the disk') || rules.has('no commit waits for the disk')
+  const isPath = rules.has('the digest is the path')
+  return (world, me) => {
+    const { db } = world
+    const moves: Move[] = []
+    const dropBlob = (): Partial<Db> => ({
+      blob: 0,
+      suspect: false,
+      trash: put(db.trash, isPath ? 1 : db.blob, 'with digest' as const),
+    })
+    if (me.at === 'taken') {
+      // The look of an earlier transaction, trusted.
+      if (db.blob !== me.seen) return [{ label: 'T7 finds another copy', to: 'start' }]
+      return [{ label: 'T7 takes what it saw', to: 'start', db: { ...dropBlob(), links: ['none', 'none'] } }]
+    }
+    if (me.at === 'unlinked') {
+      const isFree = db.blob === me.seen && !db.links.some((_, repository) => isReferenced(db, repository, rules))
+      return [
+        {
+          label: 'T7 after the unlink',
+          to: 'start',
+          db: isFree ? { blob: 0, suspect: false, links: ['none', 'none'] } : undefined,
+        },
+      ]
+    }
+    const isGarbage = db.blob !== 0 && !db.manifests.some((_, repository) => isReferenced(db, repository, rules))
+    if (rules.has('collection in two transactions')) return isGarbage ? [{ label: 'T7 looks', to: 'taken', seen: db.blob }] : []
+    if (rules.has('the row goes after the file'))
+      return isGarbage
+        ? [{ label: 'unlink before T7', to: 'unlinked', seen: db.blob, disk: unlinkFinal(world.disk, nameOf(rules, db.blob)) }]
+        : []
+    db.manifests.forEach((manifest, repository) => {
+      if (manifest === 'deleted')
+        moves.push({
+          label: `T7a manifest ${repository}`,
+          to: 'start',
+          isLazy,
+          db: { manifests: put(db.manifests, repository, 'none' as const) },
+        })
+      if (db.links[repository] !== 'none' && !isReferenced(db, repository, rules))
+        moves.push({
+          label: `T7b link ${repository}`,
+          to: 'start',
+          isLazy,
+          db: { links: put(db.links, repository, 'none' as const) },
+        })
+    })
+    if (db.blob !== 0 && db.links.every((link) => link === 'none'))
+      moves.push({ label: 'T7c blob', to: 'start', isLazy, db: dropBlob() })
+    return moves
+  }
+}
+
+/** T8: reads the trash, removes the final name and what is left under uploads/, forgets the row. */
+export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
+  return (world, me) => {
+    const { db, disk } = world
+    const named = me.seen > 100
+    const session = named ? me.seen - 100 : me.seen
+    switch (me.at) {
+      case 'start':
+        return db.trash.flatMap((state, at) =>
+          state === 'no' ? [] : [{ label: `T8 reads trash ${at}`, to: 'final', seen: state === 'with digest' ? at + 100 : at }],
+        )
+      case 'final':
+        return [
+          {
+            label: `unlink final name ${session}`,
+            to: 'parts',
+            seen: me.seen,
+            disk: named ? unlinkFinal(disk, nameOf(rules, session)) : disk,
+          },
+        ]
+      case 'parts':
+        return [
+          {
+            label: `unlink parts ${session}`,
+            to: 'row',
+            seen: me.seen,
+            disk: (bodiesOf[session] ?? []).reduce(unlinkUpload, disk),
+          },
+        ]
+      default:
+        return [
+          {
+            label: `T8' forgets ${session}`,
+            to: 'start',
+            isLazy: rules.has('no commit waits for the disk'),
+            db: { trash: put(db.trash, session, 'no' as const) },
+          },
+        ]
+    }
+  }
+}
+
+/** T9: an idle upload's row goes, then its files; the reaper does them again. */
+export function expiry(bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
+  const isLazy = rules.has('expiry does not wait for the disk') || rules.has('no commit waits for the disk')
+  return ({ db, disk }, me) => {
+    const takeRow = (session: number, to: string): Move => ({
+      label: `T9 expire ${session}`,
+      to,
+      seen: to === 'start' ? 0 : session,
+      isLazy,
+      db:
+        db.uploads[session]?.state === 'none'
+          ? undefined
+          : { uploads: put(db.uploads, session, none), trash: put(db.trash, session, 'without digest' as const) },
+    })
+    const takeFiles = (session: number, to: string): Move => ({
+      label: `unlink parts of expired ${session}`,
+      to,
+      seen: to === 'start' ? 0 : session,
+      disk: (bodiesOf[session] ?? []).reduce(unlinkUpload, disk),
+    })
+    const filesFirst = rules.has('expiry takes files before the row')
+    if (me.at === 'row') return [takeRow(me.seen, 'start')]
+    if (me.at === 'files') return [takeFiles(me.seen, 'start')]
+    return db.uploads.flatMap(({ state }, session) =>
+      state === 'none' ? [] : [filesFirst ? takeFiles(session, 'row') : takeRow(session, 'files')],
+    )
+  }
+}
+
+/** T10: sees a file, asks for its incarnation in three statements, removes it if none knows it. */
+export function sweeper(sessionOf: readonly number[], bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
+  const isPath = rules.has('the digest is the path')
+  /** A file by number: a body under uploads/, or a final name beyond 100. */
+  const files = ({ disk }: World) => [
+    ...disk.uploads.flatMap(({ now }, body) => (now ? [body] : [])),
+    ...disk.finals.flatMap(({ now }, name) => (now ? [100 + name] : [])),
+  ]
+  const sessionAt = (file: number) => (file > 100 ? file - 100 : (sessionOf[file] ?? 0))
+  const isUpload = (db: Db, file: number) =>
+    isPath ? db.uploads.some(({ state }) => state !== 'none') : db.uploads[sessionAt(file)]?.state !== 'none'
+  const isTrash = (db: Db, file: number) => !isPath && db.trash[sessionAt(file)] !== 'no'
+  const isBlob = (db: Db, file: number) => {
+    if (isPath) return db.blob !== 0
+    if (file < 100 && !rules.has('the sweep keeps what an incarnation left in uploads')) return false
+    return db.blob === sessionAt(file)
+  }
+  const asks: Record<string, [label: string, lives: (db: Db, file: number) => boolean]> = {
+    uploads: ['uploads', (db, file) => isUpload(db, file) && !rules.has('the sweep ignores uploads')],
+    trash: ['trash', isTrash],
+    blobs: ['blobs', isBlob],
+  }
+  const order = rules.has('the sweep asks for blobs first') ? ['blobs', 'uploads', 'trash'] : ['uploads', 'trash', 'blobs']
+  const all = (world: World) =>
+    [...world.disk.uploads.keys(), ...world.disk.finals.keys().map((name) => 100 + name)].filter((file) => sessionAt(file) > 0)
+  return (world, me) => {
+    const { db, disk } = world
+    const { at, seen } = me
+    if (rules.has('the sweep asks first and lists second')) {
+      if (at === 'start')
+        return all(world)
+          .filter((file) => !order.some((table) => asks[table]?.[1](db, file)))
+          .map((file) => ({ label: `asks for ${file}: unknown`, to: 'list', seen: file }))
+      if (at === 'list') return [{ label: 'lists', to: files(world).includes(seen) ? 'remove' : 'start', seen }]
+    }
+    if (at === 'start') return files(world).map((file) => ({ label: `lists file ${file}`, to: order[0] as string, seen: file }))
+    const ask = asks[at]
+    if (ask) {
+      if (ask[1](db, seen)) return [{ label: `${ask[0]} know it`, to: 'start' }]
+      return [{ label: `${ask[0]} do not know it`, to: order[order.indexOf(at) + 1] ?? 'remove', seen }]
+    }
+    if (seen < 100) return [{ label: `sweep part ${seen}`, to: 'start', disk: unlinkUpload(disk, seen) }]
+    if (at === 'remove')
+      return [{ label: `sweep final name ${seen - 100}`, to: 'rest', seen, disk: unlinkFinal(disk, seen - 100) }]
+    return [
+      { label: `sweep the rest of ${seen - 100}`, to: 'start', disk: (bodiesOf[seen - 100] ?? []).reduce(unlinkUpload, disk) },
+    ]
+  }
+}
