@@ -74,6 +74,19 @@ test('in a group the failing work goes alone; codes say why', async () => {
   await db.close()
 })
 
+test('a write is answered however soon after another it comes: none waits for a third to wake the queue', async () => {
+  const db = await open()
+  await migrate(db, table)
+  for (let turns = 0; turns < 40; turns++) {
+    await db.write((sql) => sql.run('INSERT INTO t(n) VALUES (?)', [2 * turns]))
+    for (let turn = 0; turn < turns; turn++) await Promise.resolve()
+    const answered = db.write((sql) => sql.run('INSERT INTO t(n) VALUES (?)', [2 * turns + 1]))
+    const patience = new Promise((resolve) => setTimeout(resolve, 10_000, 'nobody answers').unref())
+    assert.equal(await Promise.race([answered, patience]), 1, `${turns} turns after`)
+  }
+  await db.close()
+})
+
 test('a full database fails the work that fills it, not its group, and nothing false is said (S1)', async () => {
   const db = await open()
   await migrate(db, table)
