@@ -5,6 +5,7 @@ import type { Caller } from './auth/principal.ts'
 import type { TokenKeys } from './auth/tokens.ts'
 import type { TrustedIdentity } from './auth/trusts.ts'
 import type { BlobStore } from './blobs/blob-store.ts'
+import type { Retention } from './jobs/retention.ts'
 import type { Sha256 } from './journal/chain.ts'
 import type { DecisionMade, NotedEvent } from './journal/gather.ts'
 import type { MetadataStore, Sql } from './metadata/sql.ts'
@@ -91,7 +92,9 @@ export interface Ports {
   /** Issuers whose ID tokens are exchanged. */
   trusts: { identify(token: string): Promise<TrustedIdentity | undefined> }
   /** Where nothing else runs jobs (the command line on this host), what an operation needs to collect garbage itself. */
-  collector: { readonly blobs: BlobStore; readonly windowEpochs: number } | undefined
+  collector: { readonly blobs: BlobStore } | undefined
+  /** How long things stay. */
+  retention: Retention
   /** The issuer that people log in through, where one is configured. */
   browserLogins: BrowserLogins | undefined
   /** Why this process cannot serve now, or undefined. Errors: those of the database. */

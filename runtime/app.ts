@@ -11,6 +11,7 @@ import { expireUploads } from '../lib/jobs/expire-uploads.ts'
 import type { Job } from '../lib/jobs/job.ts'
 import { pruneJournal } from '../lib/jobs/prune-journal.ts'
 import { reapTrash } from '../lib/jobs/reap-trash.ts'
+import { retentionOf, shortGraceMs } from '../lib/jobs/retention.ts'
 import { revalidateIdentities } from '../lib/jobs/revalidate-identities.ts'
 import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
@@ -99,6 +100,13 @@ export async function createApp(
   const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version }, worker?.gather)
   worker?.measures(metrics.snapshot)
   const remember = createRemember(database.revision, now)
+  if (config.storage.gcGraceMs < shortGraceMs)
+    logger.log({
+      level: 'warn',
+      event: 'gc_grace_short',
+      grace_ms: config.storage.gcGraceMs,
+      hint: 'nothing is lost, but a slow push may have to send layers again: storage.gc_grace of 1h or more',
+    })
   const { blobs: store, key } = opening
   if (store?.access === 'read') await openFor(store.for, () => untilMade(() => missingRoot(config.storage), onWait))
   const blobs: BlobsFs | undefined =
@@ -165,6 +173,7 @@ export async function createApp(
     rules: { builtIn },
     trusts: identities.trusts,
     collector: undefined,
+    retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
     browserLogins: identities.browserLogins,
     ready: async () => {
       await database.read.all('SELECT epoch FROM instance')
@@ -202,10 +211,10 @@ export async function createApp(
     admin,
     startJobs(names) {
       const known: Job[] = [
-        advanceEpoch(),
+        advanceEpoch(ctx.retention),
         expireUploads,
         reapTrash,
-        collectGarbageJob({ windowEpochs: config.storage.windowEpochs, intervalMs: config.storage.gcIntervalMs }),
+        collectGarbageJob({ intervalMs: config.storage.gcIntervalMs }),
         checkpointJournal(secret),
         pruneJournal(config.audit),
         revalidateIdentities(identities.mcias),

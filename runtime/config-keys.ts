@@ -104,7 +104,12 @@ export const keys = {
     undelete_window: {
       kind: 'duration',
       byDefault: '7d',
-      help: 'How long what was deleted keeps its space before garbage collection takes it, in whole days.',
+      help: 'How long what was deleted can be brought back before garbage collection takes it, in whole epochs (gc_grace); 0s: not at all.',
+    },
+    gc_grace: {
+      kind: 'duration',
+      byDefault: '24h',
+      help: 'How long an epoch lasts. What a push was told is there stays for one to two of them. 0s: whatever no manifest needs may go at once.',
     },
     gc_interval: {
       kind: 'duration',

@@ -36,7 +36,8 @@ export interface Config {
     layersPath: string
     uploadsPath: string
     freeFloor: number
-    windowEpochs: number
+    undeleteWindowMs: number
+    gcGraceMs: number
     gcIntervalMs: number
   }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
@@ -254,7 +255,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       layersPath: text('storage.layers_path') ?? join(root, 'blobs'),
       uploadsPath: text('storage.uploads_path') ?? join(root, 'uploads'),
       freeFloor: number('storage.free_floor'),
-      windowEpochs: Math.ceil(number('storage.undelete_window') / 86_400_000),
+      undeleteWindowMs: number('storage.undelete_window'),
+      gcGraceMs: number('storage.gc_grace'),
       gcIntervalMs: number('storage.gc_interval'),
     },
     auth: {

@@ -12,7 +12,7 @@ export function startJobs(jobs: readonly Job[], ctx: JobContext, holder: string)
   const stop = new AbortController()
   const loops = jobs.map(async (job) => {
     // Spread over the first seconds, so that starting is not slowed by tidying.
-    let wait = 2_000 + Math.random() * 3_000
+    let wait = Math.min(job.everyMs, 2_000 + Math.random() * 3_000)
     for (;;) {
       try {
         await sleep(wait, undefined, { signal: stop.signal, ref: false })
@@ -32,7 +32,7 @@ export function startJobs(jobs: readonly Job[], ctx: JobContext, holder: string)
 async function runOnce(job: Job, ctx: JobContext, holder: string, signal: AbortSignal): Promise<void> {
   try {
     if (job.due && !(await job.due(ctx))) return
-    if (!(await takeLease(ctx.metadata, job.name, holder, ctx.now()))) return
+    if (job.lease !== 'own' && !(await takeLease(ctx.metadata, job.name, holder, ctx.now()))) return
     const report = await job.run(ctx, signal)
     ctx.count('jobs_total', { job: job.name, result: 'ok' })
     if (Object.values(report).some((count) => count > 0)) ctx.log({ level: 'info', event: 'job', job: job.name, ...report })

@@ -5,6 +5,7 @@ import { createAuthentication } from '../lib/auth/authenticate.ts'
 import type { Caller } from '../lib/auth/principal.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
 import type { Exchange } from '../lib/context.ts'
+import { retentionOf } from '../lib/jobs/retention.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import type { Assets } from './app.ts'
 import { readAuthKey } from './auth-key.ts'
@@ -94,7 +95,8 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       about: { version: assets.version, instance },
       rules: { builtIn: builtInRules(config.policy) },
       trusts: identities.trusts,
-      collector: blobs && { blobs, windowEpochs: config.storage.windowEpochs },
+      collector: blobs && { blobs },
+      retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },
     exchange: { id: newId(), address: 'local', origin: '', proceed: nothing },

@@ -1,5 +1,6 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
-import { askForCollection, collectGarbage, findRun, type GcAsked, type GcRun } from '../jobs/collect-garbage.ts'
+import { askForCollection, collectGarbage } from '../jobs/collect-garbage.ts'
+import { findRun, type GcAsked, type GcRun } from '../metadata/gc-runs.ts'
 import { ociError } from '../oci/errors.ts'
 import { type GarbageCollectionSchema, RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { stamp, stampOrNone } from './input.ts'
@@ -29,7 +30,7 @@ export const garbageOperations: readonly Operation[] = [
     rest: { method: 'GET', path: '/v1/gc/status' },
     cli: { words: 'gc status' },
     async run(_input, _call, ctx) {
-      const run = await findRun(ctx)
+      const run = await findRun(ctx.metadata.read)
       return { running: run !== undefined && run.state !== 'done', lastRun: run && toMessage(run) }
     },
   }),
@@ -39,10 +40,8 @@ async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
   const id = await askForCollection(ctx, call.principal.subject, asked)
   if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
   const signal = call.signal ?? new AbortController().signal
-  const run =
-    ctx.collector &&
-    (await collectGarbage({ ...ctx, ...ctx.collector }, id, { ...ctx.collector, actor: call.principal.subject }, signal))
-  return { id, run: toMessage(run ?? ((await findRun(ctx, id)) as GcRun)) }
+  const run = ctx.collector && (await collectGarbage({ ...ctx, ...ctx.collector }, id, call.principal.subject, signal))
+  return { id, run: toMessage(run ?? ((await findRun(ctx.metadata.read, id)) as GcRun)) }
 }
 
 function toMessage(run: GcRun): MessageInitShape<typeof GarbageCollectionSchema> {
@@ -58,5 +57,6 @@ function toMessage(run: GcRun): MessageInitShape<typeof GarbageCollectionSchema>
     error: run.error,
     kind: run.kind,
     orphansRemoved: BigInt(run.orphans),
+    uploadsExpired: BigInt(run.uploads),
   }
 }

@@ -10,7 +10,20 @@ import type { Decision } from '../policy/evaluate.ts'
 
 /** What an operation is given of the machine. */
 export type AdminContext = Base &
-  Pick<Ports, 'metadata' | 'passwords' | 'tokens' | 'logins' | 'limits' | 'sha256' | 'about' | 'rules' | 'trusts' | 'collector'>
+  Pick<
+    Ports,
+    | 'metadata'
+    | 'passwords'
+    | 'tokens'
+    | 'logins'
+    | 'limits'
+    | 'sha256'
+    | 'about'
+    | 'rules'
+    | 'trusts'
+    | 'collector'
+    | 'retention'
+  >
 
 /** What an operation knows of who calls it. */
 export interface OperationCall {

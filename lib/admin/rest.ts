@@ -12,7 +12,18 @@ const bodyMost = 4 * 1024 * 1024
 /** Paths of an operation's fields: `:repository+` may hold slashes, any other is one segment. */
 const pathFields = (path: string) => [...path.matchAll(/:(\w+)\+?/g)].map((match) => match[1] as string)
 
-const needs: Endpoint['needs'] = ['metadata', 'passwords', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts', 'collector']
+const needs: Endpoint['needs'] = [
+  'metadata',
+  'passwords',
+  'logins',
+  'limits',
+  'sha256',
+  'about',
+  'rules',
+  'trusts',
+  'collector',
+  'retention',
+]
 
 /** The REST face of an operation: an endpoint whose input comes by path, query and body, and whose output is JSON. */
 export function restEndpoint(operation: Operation): Endpoint {

@@ -21,7 +21,19 @@ export function rpcHandler(operations: readonly Operation[]): Handler {
       path,
       action: typeof action === 'function' ? 'by request' : action,
       errors: [],
-      needs: ['metadata', 'passwords', 'tokens', 'logins', 'limits', 'sha256', 'about', 'rules', 'trusts', 'collector'],
+      needs: [
+        'metadata',
+        'passwords',
+        'tokens',
+        'logins',
+        'limits',
+        'sha256',
+        'about',
+        'rules',
+        'trusts',
+        'collector',
+        'retention',
+      ],
       async run(request, _params, _query, ctx, exchange) {
         exchange.endpoint = method.name
         const universal = served.get(path)

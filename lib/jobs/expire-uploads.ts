@@ -1,20 +1,24 @@
-import { abandon } from '../blobs/finish.ts'
-import { idleUploads } from '../metadata/uploads.ts'
-import type { Job } from './job.ts'
+import { expireIdleUploads } from '../metadata/uploads.ts'
+import type { Job, JobContext } from './job.ts'
 
-/** T9: forgets uploads that nobody touched for the configured time, row first, then files. */
+/** T9: forgets uploads that nobody touched for the configured time. Their files are trash. */
 export const expireUploads: Job = {
   name: 'expire-uploads',
   everyMs: 10 * 60_000,
-  async run(ctx, signal) {
-    let expired = 0
-    for (;;) {
-      const idle = await idleUploads(ctx.metadata.read, ctx.now() - ctx.limits.uploadIdleMs, 100)
-      for (const inc of idle) {
-        if (signal.aborted) return { expired }
-        if (await abandon(ctx, { inc: inc as never })) expired++
-      }
-      if (idle.length < 100) return { expired }
-    }
-  },
+  run: async (ctx, signal) => ({ expired: await expire(ctx, signal) }),
+}
+
+/** Both the clock and the epoch must say that an upload is old: a clock that leaps ends none that is under way. Shape: how many went. */
+export async function expire(ctx: JobContext, signal: AbortSignal): Promise<number> {
+  const limit = 100
+  const { coldAfter } = ctx.retention
+  for (let expired = 0; ; ) {
+    const went = signal.aborted
+      ? 0
+      : await ctx.metadata.write((sql) =>
+          expireIdleUploads(sql, { before: ctx.now() - ctx.limits.uploadIdleMs, coldAfter, limit }),
+        )
+    expired += went
+    if (went < limit) return expired
+  }
 }

@@ -1,6 +1,6 @@
 import type { Base, Ports } from '../context.ts'
 
-export type JobContext = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits'>
+export type JobContext = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits' | 'retention'>
 
 /** What a run did, for the log; counts of things. */
 export type JobReport = Record<string, number>
@@ -12,6 +12,8 @@ export type JobReport = Record<string, number>
 export interface Job {
   name: string
   everyMs: number
+  /** `own`: it keeps apart from itself in other processes by rows of its own, and no lease is taken for it. */
+  lease?: 'own'
   /** Whether there is anything to do; asked first where taking the lease, a commit, would be too much for each look. */
   due?(ctx: JobContext): Promise<boolean>
   run(ctx: JobContext, signal: AbortSignal): Promise<JobReport>

@@ -1,4 +1,5 @@
 import type { StoredFile } from '../blobs/blob-store.ts'
+import { pinned } from '../metadata/garbage.ts'
 import type { JobContext } from './job.ts'
 
 /**
@@ -23,19 +24,16 @@ export async function sweepOrphans(
   }
 }
 
-/** S11: under uploads a file lives by its incarnation, under blobs by digest *and* incarnation, or by an upload that is finishing. */
+/**
+ * Under uploads a file lives by its incarnation, under blobs by digest *and* incarnation, or by an upload that is finishing. One statement,
+ * so that nothing moves between its questions; while a pin holds, nothing is an orphan.
+ */
 async function orphansOf(ctx: Pick<JobContext, 'metadata'>, files: readonly StoredFile[]): Promise<StoredFile[]> {
-  const list = JSON.stringify([...new Set(files.map(({ incarnation }) => incarnation))])
-  const sql = ctx.metadata.read
-  const uploads = await sql.all<{ inc: string }>(`SELECT inc FROM uploads WHERE inc IN (SELECT value FROM json_each(?))`, [list])
-  const trash = await sql.all<{ inc: string }>(`SELECT inc FROM trash WHERE inc IN (SELECT value FROM json_each(?))`, [list])
-  const blobs = await sql.all<{ inc: string; digest: string }>(
-    `SELECT inc, digest FROM blobs WHERE inc IN (SELECT value FROM json_each(?))`,
-    [list],
+  const rows = await ctx.metadata.read.all<{ at: number }>(
+    `SELECT f.key AS at FROM json_each(?) f WHERE NOT ${pinned}
+     AND NOT EXISTS (SELECT 1 FROM uploads WHERE inc = f.value ->> 0) AND NOT EXISTS (SELECT 1 FROM trash WHERE inc = f.value ->> 0)
+     AND NOT EXISTS (SELECT 1 FROM blobs WHERE inc = f.value ->> 0 AND digest = f.value ->> 1) ORDER BY f.key`,
+    [JSON.stringify(files.map(({ incarnation, digest }) => [incarnation, digest ?? null]))],
   )
-  const kept = new Set([...uploads, ...trash].map(({ inc }) => inc))
-  const pairs = new Set(blobs.map(({ inc, digest }) => `${digest}.${inc}`))
-  return files.filter(
-    ({ incarnation, digest }) => !kept.has(incarnation) && !(digest !== undefined && pairs.has(`${digest}.${incarnation}`)),
-  )
+  return rows.map(({ at }) => files[at] as StoredFile)
 }

@@ -1,4 +1,5 @@
 import type { Digest } from '../oci/digest.ts'
+import type { UploadId } from '../oci/names.ts'
 import type { Sql } from './sql.ts'
 
 /** Below these epochs things go: `cold` for what nobody wanted lately, `deleted` for what was deleted before the undelete window. */
@@ -119,6 +120,24 @@ export async function dropBlobs(
   }
   return { blobs, bytes }
 }
+
+/**
+ * T8's look: incarnations after `after` whose files may go, and none while a pin holds. Pins and trash are read in one statement: what is
+ * in the trash before a pin is made is in no copy of the database that is made under it.
+ */
+export async function deadIncarnations(
+  sql: Sql,
+  { after, quarantineAfter }: { after: string; quarantineAfter: number },
+): Promise<{ inc: UploadId; digest: Digest | null }[]> {
+  return await sql.all<{ inc: UploadId; digest: Digest | null }>(
+    `SELECT inc, digest FROM trash WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned}
+     ORDER BY inc LIMIT 100`,
+    [after, quarantineAfter],
+  )
+}
+
+/** Whether a backup holds what it copies. Pins are over two epochs after they were made or renewed. */
+export const pinned = `EXISTS (SELECT 1 FROM gc_pins WHERE epoch > (SELECT epoch FROM instance) - 2)`
 
 /** What a collection with this horizon would take, exactly, if nothing happened meanwhile. */
 export async function foresee(

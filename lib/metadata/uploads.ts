@@ -130,11 +130,18 @@ export async function discardUpload(sql: Sql, inc: string): Promise<boolean> {
   return true
 }
 
-/** Uploads that nobody touched since `before` (ms) and whose epoch is cold: oldest first, at most `limit`. */
-export async function idleUploads(sql: Sql, before: number, limit: number): Promise<string[]> {
-  const rows = await sql.all<{ inc: string }>(`SELECT inc FROM uploads WHERE touched_at < ? ORDER BY touched_at LIMIT ?`, [
-    before,
-    limit,
-  ])
-  return rows.map((row) => row.inc)
+/**
+ * T9: ends uploads that nobody touched since `before` (ms) and whose epoch is cold, oldest first, at most `limit`; their files are trash.
+ * Shape: how many.
+ */
+export async function expireIdleUploads(
+  sql: Sql,
+  { before, coldAfter, limit }: { before: number; coldAfter: number; limit: number },
+): Promise<number> {
+  const idle = await sql.all<{ inc: UploadId }>(
+    `SELECT inc FROM uploads WHERE touched_at <= ? AND epoch <= (SELECT epoch FROM instance) - ? ORDER BY touched_at, inc LIMIT ?`,
+    [before, coldAfter, limit],
+  )
+  for (const { inc } of idle) await discardUpload(sql, inc)
+  return idle.length
 }

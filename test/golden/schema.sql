@@ -76,6 +76,11 @@ CREATE TABLE decisions (
   last_at INTEGER NOT NULL,
   PRIMARY KEY (hour, subject, kind, roles, action, repository, tag, address, allowed, rule_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE gc_pins (
+  id TEXT PRIMARY KEY,
+  epoch INTEGER NOT NULL,
+  made_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE gc_runs (
   id TEXT PRIMARY KEY,
   kind TEXT NOT NULL CHECK (kind IN ('collect', 'reconcile')),
@@ -94,7 +99,7 @@ CREATE TABLE gc_runs (
   bytes INTEGER NOT NULL DEFAULT 0,
   orphans INTEGER NOT NULL DEFAULT 0,
   error TEXT NOT NULL DEFAULT ''
-) STRICT, WITHOUT ROWID;
+, uploads INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
 CREATE TABLE instance (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   name TEXT NOT NULL,

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { admin } from '../matrix/columns.ts'
 import { pushBlob, pushImage, sha256 } from '../support/oci.ts'
-import { testRegistry } from '../support/registry.ts'
+import { type TestRegistry, testRegistry } from '../support/registry.ts'
 
 const registry = await testRegistry({}, ['collect-garbage'])
 const filesOf = (digest: string) =>
@@ -20,18 +20,24 @@ interface Run {
   blobs_removed: number
   bytes_freed: number
   orphans_removed: number
+  uploads_expired: number
   error: string
 }
 
-async function collect(options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc'): Promise<Run> {
-  const { id } = (await admin(registry, 'POST', path, options)) as unknown as { id: string }
-  for (let wait = 0; wait < 200; wait++) {
-    const status = (await admin(registry, 'GET', '/v1/gc/status')) as unknown as { running: boolean; last_run: Run }
+const collect = async (options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc') =>
+  await collectOf(registry, options, path)
+async function collectOf(of: TestRegistry, options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc'): Promise<Run> {
+  const { id } = (await admin(of, 'POST', path, options)) as unknown as { id: string }
+  return await settled(id, of)
+}
+async function settled(id: string, of = registry): Promise<Run> {
+  for (let wait = 0; wait < 400; wait++) {
+    const status = (await admin(of, 'GET', '/v1/gc/status')) as unknown as { running: boolean; last_run: Run }
     if (status.last_run.id === id && !status.running) {
       assert.equal(status.last_run.error, '')
       return status.last_run
     }
-    await new Promise((resolve) => setTimeout(resolve, 100))
+    await new Promise((resolve) => setTimeout(resolve, 50))
   }
   throw new Error('the collection did not end')
 }
@@ -145,8 +151,62 @@ test('one collection at a time: a second one is 409 and says where to look', asy
   const response = await registry.fetch('POST', '/v1/gc', { body: '{}', headers: { 'content-type': 'application/json' } })
   assert.equal(response.status, 409)
   assert.match(await response.text(), /gc status/)
+  // Its process is not heard of any more: another one takes it over and ends it.
   await registry.sql(`UPDATE gc_runs SET beat_at = 1 WHERE id = 'x'`)
-  await collect({ dry_run: true })
+  const run = await settled('x')
+  assert.deepEqual([run.id, run.error], ['x', ''])
+})
+
+test('without grace everything that nothing needs goes at once, files too, run after run', async (t) => {
+  const bare = await testRegistry({ MCR_STORAGE_GC_GRACE: '0s', MCR_STORAGE_UNDELETE_WINDOW: '0s' }, ['collect-garbage'])
+  const files = () =>
+    readdirSync(join(bare.root, 'blobs'), { recursive: true }).filter((name) => String(name).includes('.')).length
+  const before = files()
+  const loose = await pushBlob(bare, 'bare/app', 'nothing needs this')
+  const { digest } = await pushImage(bare, 'bare/app', 'v1', { layers: ['a layer'] })
+  await collectOf(bare)
+  assert.equal((await bare.fetch('GET', `/v2/bare/app/blobs/${loose}`)).status, 404)
+  assert.equal((await bare.fetch('GET', '/v2/bare/app/manifests/v1')).status, 200)
+  assert.equal(files(), before + 2, 'config and layer')
+  await bare.fetch('DELETE', `/v2/bare/app/manifests/${digest}`)
+  const started = Date.now()
+  for (let round = 0; round < 5; round++) await collectOf(bare)
+  t.diagnostic(`5 collections took ${Date.now() - started} ms`)
+  assert.equal(files(), before, 'no file is left')
+})
+
+test('a clock that leaps ends no upload that is under way; one that is old by epochs and by the clock goes', async () => {
+  const start = async () => (await registry.fetch('POST', '/v2/gc/clock/blobs/uploads/')).headers.get('location') as string
+  const location = await start()
+  await registry.sql(`UPDATE uploads SET touched_at = 1`)
+  await collect()
+  assert.equal((await registry.fetch('PATCH', location, { body: 'goes on' })).status, 202)
+  const { uploads_expired: before } = await collect()
+  assert.equal(before, 0)
+  await registry.sql(`UPDATE uploads SET touched_at = 1`)
+  await pass(2)
+  const { uploads_expired: after } = await collect()
+  assert.ok(after >= 1)
+  assert.equal(await get(location), 404)
+})
+
+test('while a pin holds no file goes; two epochs later it is over', async () => {
+  const digest = await pushBlob(registry, 'gc/pinned', 'copied by a backup')
+  await pass(3)
+  await registry.sql(`INSERT INTO gc_pins(id, epoch, made_at) SELECT 'backup', epoch, 0 FROM instance`)
+  await collect({ now: true })
+  assert.equal(await get(`/v2/gc/pinned/blobs/${digest}`), 404)
+  const stray = join(registry.root, 'uploads/00000000-0000-4000-8000-00000000000a.00000000-0000-4000-8000-00000000000b')
+  writeFileSync(stray, 'stray')
+  await collect({}, '/v1/gc/reconcile')
+  assert.equal(filesOf(digest), 1, 'pinned')
+  assert.ok(existsSync(stray), 'pinned')
+  await pass(2)
+  await collect({ now: true })
+  await collect({}, '/v1/gc/reconcile')
+  assert.equal(filesOf(digest), 0)
+  assert.ok(!existsSync(stray))
+  await registry.sql('DELETE FROM gc_pins')
 })
 
 test('pushes go on while garbage is collected: nothing that was acknowledged is missing', async () => {

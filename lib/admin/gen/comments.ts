@@ -74,5 +74,6 @@ export const comments: Readonly<Record<string, string>> = {
   "ReconcileStorageRequest.dry_run": "count what would go, and let it stay",
   "GarbageCollection.error": "why it ended early; empty: it did not",
   "GarbageCollection.kind": "collect or reconcile",
-  "GarbageCollection.orphans_removed": "files that no row names"
+  "GarbageCollection.orphans_removed": "files that no row names",
+  "GarbageCollection.uploads_expired": "uploads that nobody went on with"
 }
