@@ -208,17 +208,14 @@ function createGroupCommit(
     })
 
   async function drain(): Promise<void> {
-    try {
-      while (queue.length > 0) {
-        // A commit holds the event loop while the disk syncs, and requests gather meanwhile: one turn lets them all join the group.
-        await new Promise((resolve) => setImmediate(resolve))
-        const group = queue.splice(0, groupSize)
-        await alone(() => commitGroup(group))
-      }
-    } finally {
-      // In one step with the look at the queue: a write that comes a turn later must find nobody draining, or it would wait for the next.
-      running = undefined
+    while (queue.length > 0) {
+      // A commit holds the event loop while the disk syncs, and requests gather meanwhile: one turn lets them all join the group.
+      await new Promise((resolve) => setImmediate(resolve))
+      const group = queue.splice(0, groupSize)
+      await alone(() => commitGroup(group))
     }
+    // In one step with the look at the queue: a write that comes a turn later must find nobody draining, or it waits for the next one.
+    running = undefined
     // In the same turn as the last look at the queue: what is written a moment later starts the next one.
     running = undefined
   }
