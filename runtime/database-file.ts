@@ -211,11 +211,9 @@ function createGroupCommit(
     while (queue.length > 0) {
       // A commit holds the event loop while the disk syncs, and requests gather meanwhile: one turn lets them all join the group.
       await new Promise((resolve) => setImmediate(resolve))
-      const group = queue.splice(0, groupSize)
-      await alone(() => commitGroup(group))
+      await alone(() => commitGroup(queue.splice(0, groupSize)))
     }
-    // In one step with the look at the queue: a write that comes a turn later must find nobody draining, or it waits for the next one.
-    running = undefined
+    running = undefined // with the look at the queue in one step, or a write that comes in between waits for the next one
     // In the same turn as the last look at the queue: what is written a moment later starts the next one.
     running = undefined
   }
