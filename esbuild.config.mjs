@@ -53,6 +53,8 @@ async function entry(from) {
     version,
     migrations: read('migrations', '.sql'),
     mounts: read('deploy/mounts', '.toml'),
+    units: read('deploy/systemd', ''),
+    driver: JSON.parse(readFileSync('node_modules/libsql/package.json', 'utf8')).version,
     routes: await routeTable(),
   }
   return `

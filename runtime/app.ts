@@ -39,6 +39,10 @@ export interface Assets {
   version: string
   migrations: Readonly<Record<string, string>>
   mounts: Readonly<Record<string, string>>
+  /** systemd units by file name. */
+  units: Readonly<Record<string, string>>
+  /** Version of the database driver. */
+  driver: string
   routes: readonly (Route & { handler: string; spec: readonly string[]; action: string; errors: readonly string[] })[]
 }
 

@@ -1,7 +1,5 @@
 import type { MetadataStore } from '../lib/metadata/sql.ts'
 import type { Config } from './config.ts'
-import { openDatabaseFile } from './database-file.ts'
-import { openDatabaseRemote } from './database-remote.ts'
 
 /** A metadata store, and what only one that is a file of ours has. */
 export interface Database extends MetadataStore {
@@ -11,12 +9,19 @@ export interface Database extends MetadataStore {
   checkpoint?(): Promise<{ done: boolean; walBytes: number }>
 }
 
-/** The store that the configuration names: a libSQL server's, else a local file. Errors: as theirs. */
+/**
+ * The store that the configuration names: a libSQL server's, else a local file. A driver is loaded only by who opens something with it: the
+ * commands that ask a server, and `mcr --help`, work where the driver cannot be. Errors: as theirs.
+ */
 export async function openDatabase(
   { database }: Pick<Config, 'database'>,
   onFatal: (error: Error) => void,
   writes: 'anything' | 'marks' = 'anything',
 ): Promise<Database> {
-  if (database.url === undefined) return await openDatabaseFile(database.path, { onFatal, writes })
+  if (database.url === undefined) {
+    const { openDatabaseFile } = await import('./database-file.ts')
+    return await openDatabaseFile(database.path, { onFatal, writes })
+  }
+  const { openDatabaseRemote } = await import('./database-remote.ts')
   return { ...openDatabaseRemote(database.url, database.authToken), walBytes: () => 0 }
 }

@@ -1,8 +1,19 @@
 // Builds the single executables into dist/: `npm run build:binary`, or `-- linux-arm64` for some. Node's own single-executable support
 // puts the bundle and the database driver's addon into the Node of the lockfile. From one commit they come out the same to the byte.
 import { execFileSync } from 'node:child_process'
-import { chmodSync, copyFileSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
+import { bundledPackages, contentsOf, hashFile, licencesOf, makeBom } from './contents.ts'
 import { fetchPackage } from './packages.ts'
 import { isPlatform, own, type Platform, platforms } from './platforms.ts'
 
@@ -14,19 +25,44 @@ if (unknown.length > 0) {
 }
 const work = 'dist/work'
 mkdirSync(work, { recursive: true })
-execFileSync(process.execPath, ['esbuild.config.mjs', '--executable'], { stdio: 'inherit' })
+const metafile = execFileSync(process.execPath, ['esbuild.config.mjs', '--executable', '--metafile'], {
+  encoding: 'utf8',
+  maxBuffer: 64 * 1024 * 1024,
+  stdio: ['ignore', 'pipe', 'inherit'],
+})
+const [{ inputs }] = JSON.parse(metafile) as [{ inputs: object }]
+const bundled = bundledPackages(Object.keys(inputs))
+const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
 const list = (wanted.length > 0 ? wanted : Object.keys(platforms)) as Platform[]
 for (const platform of list) {
   const output = `dist/mcr-${platform}`
-  buildExecutable(platform, output)
-  if (platform === own) copyFileSync(output, 'dist/mcr')
+  const built = buildExecutable(platform)
+  // A file that runs cannot be written over; a name can be given to another.
+  if (platform === own) {
+    copyFileSync(built, join(work, 'mcr'))
+    renameSync(join(work, 'mcr'), 'dist/mcr')
+  }
+  renameSync(built, output)
+  writeFileSync(`${output}.cdx.json`, makeBom(contentsOf(platform, bundled), version))
   const note = platform.startsWith('darwin') ? '; unsigned: on the Mac, codesign --sign - it before it starts' : ''
   console.log(`${output}  ${(statSync(output).size / 1e6).toFixed(1)} MB${note}`)
 }
+writeFileSync(
+  'dist/THIRD-PARTY-LICENSES.txt',
+  licencesOf([...new Set(list.flatMap((platform) => contentsOf(platform, bundled)))]),
+)
 rmSync(work, { recursive: true })
 
-function buildExecutable(platform: Platform, output: string): void {
+const sums: string[] = []
+for (const file of readdirSync('dist').sort())
+  if (/^mcr-[a-z]+-[a-z0-9]+(\.cdx\.json)?$|^THIRD-PARTY/.test(file)) sums.push(`${await hashFile(`dist/${file}`)}  ${file}`)
+writeFileSync('dist/SHA256SUMS', `${sums.join('\n')}\n`)
+console.log(`beside them: SHA256SUMS, what is inside (*.cdx.json), THIRD-PARTY-LICENSES.txt`)
+
+/** Shape: the file. */
+function buildExecutable(platform: Platform): string {
   const node = join(work, `node-${platform}`)
+  const output = join(work, `mcr-${platform}`)
   copyFileSync(join(fetchPackage(platforms[platform].node), 'bin/node'), node)
   chmodSync(node, 0o755)
   // Before the injection: what is stripped afterwards does not start. A Mach-O file is left as it is, for its signature is gone as it is.
@@ -48,4 +84,5 @@ function buildExecutable(platform: Platform, output: string): void {
   )
   execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] })
   chmodSync(output, 0o755)
+  return output
 }

@@ -8,6 +8,7 @@ import { exportCommand } from './audit.ts'
 import { completionScript } from './completion.ts'
 import { configCommand } from './config.ts'
 import { initCommand } from './init.ts'
+import { installCommands } from './install.ts'
 import { loginCommands } from './login.ts'
 import { addOperation, type OpenSession } from './operations.ts'
 import { addPolicyFiles } from './policy.ts'
@@ -15,6 +16,7 @@ import { formatRoutes } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
 import { type CliFailure, grpcTransport, localTransport, restTransport } from './transport.ts'
+import { describeVersion } from './version.ts'
 
 export interface CliDeps {
   assets: Assets
@@ -28,7 +30,8 @@ export const exitCodes = { ok: 0, failure: 1, usage: 2, refused: 3, notFound: 4,
 export async function runCli(args: readonly string[], deps: CliDeps): Promise<void> {
   const program = new Command('mcr')
     .description('A self-hosted OCI container registry.')
-    .version(deps.assets.version)
+    .version(args.includes('--verbose') ? await describeVersion(deps.assets) : deps.assets.version)
+    .option('--verbose', 'with --version: what it stands on as well')
     .option('--config <file>', 'configuration file (default: $MCR_CONFIG, else ./mcr.toml if there is one)')
     .option(
       '--server <address>',
@@ -87,6 +90,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
       await deps.serve(prepared.config, { mount: options.mount, notes: prepared.notes })
     })
   program.addCommand(initCommand())
+  for (const command of installCommands(deps.assets)) program.addCommand(command)
   const open = openSession(program, load, deps.assets)
   for (const operation of operations) if (!operation.cli.hidden) addOperation(program, operation, open)
   const group = (name: string) => program.commands.find((command) => command.name() === name) as Command

@@ -33,5 +33,12 @@ export function makeAssets(handlers: Record<string, Handler>): Assets {
   const routes = Object.entries(handlers).flatMap(([handler, { endpoints }]) =>
     endpoints.map(({ methods, path, spec, action, errors }) => ({ handler, methods, path, spec, action, errors })),
   )
-  return { version: '0.0.0-test', migrations: read('migrations', '.sql'), mounts: read('deploy/mounts', '.toml'), routes }
+  return {
+    version: '0.0.0-test',
+    migrations: read('migrations', '.sql'),
+    mounts: read('deploy/mounts', '.toml'),
+    units: {},
+    driver: 'test',
+    routes,
+  }
 }
