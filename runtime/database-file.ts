@@ -213,7 +213,6 @@ function createGroupCommit(
       await new Promise((resolve) => setImmediate(resolve))
       await alone(() => commitGroup(queue.splice(0, groupSize)))
     }
-    running = undefined // with the look at the queue in one step, or a write that comes in between waits for the next one
     // In the same turn as the last look at the queue: what is written a moment later starts the next one.
     running = undefined
   }
