@@ -14,7 +14,7 @@ import { ensureInstance } from './bootstrap.ts'
 import type { Config } from './config.ts'
 import { openDatabase } from './database.ts'
 import { createIdentities } from './identities.ts'
-import { migrate } from './migrate.ts'
+import { missingMigration } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
 import { sha256 } from './sha256.ts'
 
@@ -38,7 +38,9 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
     console.error(`mcr: ${error.message}`)
     process.exit(1)
   })
-  await migrate(metadata, assets.migrations)
+  const missing = await missingMigration(metadata, assets.migrations)
+  if (missing !== undefined)
+    throw new Error(`${missing}: start the registry with this version first, it brings the database up to date`)
   const now = () => Date.now()
   const newId = () => randomUUID()
   const instance = await ensureInstance(metadata, now())

@@ -166,7 +166,7 @@ CREATE TABLE manifests (
   deleted_epoch INTEGER,
   UNIQUE (repo_id, digest)
 ) STRICT;
-CREATE TABLE mcr_schema (name TEXT PRIMARY KEY, sum TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE mcr_schema (name TEXT PRIMARY KEY, sum TEXT NOT NULL, compatible_from TEXT) STRICT, WITHOUT ROWID;
 CREATE TABLE policy_rules (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   priority INTEGER NOT NULL CHECK (priority >= 1),

@@ -85,11 +85,11 @@ test('a database newer than the program is refused', async () => {
   await registry.stop()
   spawnSync(process.execPath, [
     '-e',
-    `const D = require('libsql'); const db = new D('${registry.dir}/mcr.db'); db.exec("INSERT INTO mcr_schema VALUES ('9999-future', 'x')")`,
+    `const D = require('libsql'); const db = new D('${registry.dir}/mcr.db'); db.exec("INSERT INTO mcr_schema(name, sum, compatible_from) VALUES ('9999-future', 'x', '9998')")`,
   ])
   const { status, text } = mcr(['serve'], { MCR_STORAGE_ROOT: registry.dir })
   assert.equal(status, 1)
-  assert.match(text, /9999-future, which this version does not know/)
+  assert.match(text, /9999-future, which this version does not know.*newest migration is 9998 or later/)
   await registry.remove()
 })
 
