@@ -4,11 +4,12 @@ import { lstat, opendir, readFile, rename, unlink } from 'node:fs/promises'
 import { constants as system } from 'node:os'
 import { dirname, join as joinPath } from 'node:path'
 import { promisify } from 'node:util'
-import type { BlobStore, StoredFile } from '../lib/blobs/blob-store.ts'
+import type { BlobStore, Removed, StoredFile } from '../lib/blobs/blob-store.ts'
 import { blobStoreError } from '../lib/blobs/errors.ts'
 import { algorithmOf, type Digest, encodedOf } from '../lib/oci/digest.ts'
 import { copyHashed, hashFile } from './blobs-fs-copy.ts'
 import { createReader } from './blobs-fs-read.ts'
+import { lastReaped, noteReaped } from './blobs-fs-reaped.ts'
 import {
   algorithms,
   ensureShard,
@@ -175,15 +176,29 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
     async openPieces(digest, inc, size, pieces) {
       return await reader.openPieces(blobPath(digest, inc), size, pieces)
     },
-    async remove(inc, digest) {
-      try {
-        if (digest) await unlink(blobPath(digest, inc)).catch(ignoring('ENOENT'))
-        for await (const name of namesIn(uploadsPath))
-          if (name.startsWith(`${inc}.`)) await unlink(joinPath(uploadsPath, name)).catch(ignoring('ENOENT'))
-      } catch (error) {
-        throw failure(error)
+    async remove(dead) {
+      const removed: Removed = { files: 0, bytes: 0, shared: 0, failed: [] }
+      const paths = new Map<string, string[]>()
+      for (const { incarnation, digest } of dead) {
+        const of = paths.get(incarnation) ?? []
+        paths.set(plain(incarnation), digest ? [...of, blobPath(digest, incarnation)] : of)
       }
+      for await (const name of namesIn(uploadsPath))
+        paths.get(name.slice(0, name.indexOf('.')))?.push(joinPath(uploadsPath, name))
+      for (const [incarnation, files] of paths)
+        try {
+          for (const path of files) await removeFile(path, removed)
+        } catch (error) {
+          removed.failed.push({ incarnation, reason: (error as Error).message })
+        }
+      return removed
     },
+    async weigh(digest, inc) {
+      const info = await lstat(blobPath(digest, inc)).catch(ignoring('ENOENT')).catch(failing)
+      return info?.isFile() ? { size: info.size, otherNames: info.nlink - 1 } : undefined
+    },
+    noteReaped: async (seq) => await noteReaped(layersPath, seq).catch(failing),
+    lastReaped: async () => await lastReaped(layersPath).catch(failing),
     async healthy() {
       return (await readFile(joinPath(layersPath, markerName), 'utf8').catch(() => '')) !== ''
     },
@@ -217,6 +232,16 @@ function plain(name: string): string {
   if (name === '' || name.includes('/') || name.includes('\0') || name.startsWith('.'))
     throw blobStoreError('BLOB_IO', 'no name of a stored file')
   return name
+}
+
+/** Removes a file if it is there, and counts what that gave. */
+async function removeFile(path: string, removed: Removed): Promise<void> {
+  const info = await lstat(path).catch(ignoring('ENOENT'))
+  if (!info) return
+  await unlink(path).catch(ignoring('ENOENT'))
+  removed.files++
+  if (info.nlink > 1) removed.shared += info.size
+  else removed.bytes += info.size
 }
 
 async function sizeOf(path: string): Promise<number | undefined> {

@@ -9,6 +9,15 @@ export interface Segment {
   sha256: Digest
 }
 
+/** What removing did. `shared` are bytes that another name of the file keeps, `bytes` those that are free now. */
+export interface Removed {
+  files: number
+  bytes: number
+  shared: number
+  /** incarnations that could not be removed, with the reason */
+  failed: { incarnation: string; reason: string }[]
+}
+
 /** A file as the store finds it: of a finished blob (`digest`), or a segment of an upload (`part`). */
 export interface StoredFile {
   incarnation: string
@@ -52,8 +61,14 @@ export interface BlobStore {
     size: number,
     pieces: readonly (Uint8Array | { first: number; last: number })[],
   ): Promise<BodyInit | undefined>
-  /** Removes a blob's file and what is left of its upload. Never fails for what is gone. */
-  remove(incarnation: string, digest?: Digest): Promise<void>
+  /** Removes the files of incarnations and what is left of their uploads. Never fails for what is gone; what cannot go is left out. */
+  remove(dead: readonly { incarnation: string; digest?: Digest | null }[]): Promise<Removed>
+  /** Size in bytes of the stored file, and how many other names it has: a hard link of a snapshot keeps its bytes. */
+  weigh(digest: Digest, incarnation: string): Promise<{ size: number; otherNames: number } | undefined>
+  /** Makes durable, beside the blobs, how far files have been removed: a number that only grows. Removing waits for it. */
+  noteReaped(seq: number): Promise<void>
+  /** The greatest number noted. A database that knows only a smaller one is older than the files: what it names may be gone. */
+  lastReaped(): Promise<number>
   /** Every file, in no order, some at a time: for the sweep, which lists first and asks the database second. */
   list(): AsyncIterable<StoredFile[]>
   /** Whether the root can be read at all; a missing file means damage only while it can. */

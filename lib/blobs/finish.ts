@@ -1,6 +1,6 @@
 import type { Base, Ports } from '../context.ts'
 import { type Actor, change } from '../journal/change.ts'
-import { findLinkedBlob, findStoredBlob, linkBlob, storeBlob } from '../metadata/blobs.ts'
+import { findLinkedBlob, findStoredBlob, linkBlob, storeBlob, touchLink } from '../metadata/blobs.ts'
 import {
   claimUpload,
   discardUpload,
@@ -99,7 +99,7 @@ async function store(
   await change(ctx, actor, async (sql, append) => {
     if (!(await endUpload(sql, upload, actor.principal.subject, owner))) {
       // Lost the fence: finished elsewhere with this digest is as good as done here (a retried request after a lost answer).
-      if (await findLinkedBlob(sql, name, blob.digest)) return
+      if (await findLinkedBlob(sql, name, blob.digest)) return void (await touchLink(sql, upload.repositoryId, blob.digest))
       throw ociError('BLOB_UPLOAD_UNKNOWN', 'the upload ended while its last request ran')
     }
     await storeBlob(sql, blob, damaged)
@@ -111,7 +111,7 @@ async function store(
 /** Ends an upload without a blob: the row first, then its files. */
 export async function abandon(ctx: Needs, upload: Pick<Upload, 'inc'>): Promise<boolean> {
   const was = await ctx.metadata.write((sql) => discardUpload(sql, upload.inc))
-  if (was) await ctx.blobs.remove(upload.inc)
+  if (was) await ctx.blobs.remove([{ incarnation: upload.inc }])
   return was
 }
 

@@ -88,7 +88,7 @@ type Note = (more: GcCounts) => Promise<void>
 
 async function work(ctx: JobContext, run: GcRun, note: Note, signal: AbortSignal): Promise<void> {
   const dryRun = run.dryRun !== 0
-  if (run.kind === 'reconcile') return await sweepOrphans(ctx, { dryRun }, signal, (orphans) => note({ orphans }))
+  if (run.kind === 'reconcile') return void (await sweepOrphans(ctx, { dryRun }, signal, (orphans) => note({ orphans })))
   const horizon = await horizonOf(ctx, run.skipWindow !== 0)
   if (dryRun) return await note(await foresee(ctx.metadata.read, horizon))
   await note({ uploads: await expire(ctx, signal) })

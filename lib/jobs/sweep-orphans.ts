@@ -1,6 +1,7 @@
 import type { StoredFile } from '../blobs/blob-store.ts'
 import { pinned } from '../metadata/garbage.ts'
 import type { JobContext } from './job.ts'
+import { type Reaped, removeFiles } from './reap-trash.ts'
 
 /**
  * T10: removes files that no row names. It sees the file first and asks the database second: a file that is seen was registered before it
@@ -8,20 +9,19 @@ import type { JobContext } from './job.ts'
  * began in between. What is in the trash is left to the reaper. Tells `found` how many after each look.
  */
 export async function sweepOrphans(
-  ctx: Pick<JobContext, 'metadata' | 'blobs'>,
+  ctx: JobContext,
   options: { dryRun: boolean },
   signal: AbortSignal,
   found: (orphans: number) => Promise<void>,
-): Promise<void> {
+): Promise<Reaped> {
+  const swept: Reaped = { files: 0, bytes: 0, shared: 0, failed: 0 }
   for await (const files of ctx.blobs.list()) {
-    if (signal.aborted) return
+    if (signal.aborted) break
     const orphans = await orphansOf(ctx, files)
-    if (!options.dryRun)
-      for (const { incarnation, part, digest } of orphans)
-        if (part !== undefined) await ctx.blobs.dropSegment(incarnation, part)
-        else await ctx.blobs.remove(incarnation, digest)
+    if (!options.dryRun && orphans.length > 0) await removeFiles(ctx, orphans, swept)
     await found(orphans.length)
   }
+  return swept
 }
 
 /**

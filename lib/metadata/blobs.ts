@@ -75,8 +75,6 @@ export async function storeBlob(
   seenDamaged: string | undefined,
 ): Promise<void> {
   const stored = await findStoredBlob(sql, blob.digest)
-  const trash = (inc: string) =>
-    sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [inc, blob.digest])
   if (!stored) {
     await sql.run(`INSERT INTO blobs(digest, inc, size, epoch) VALUES (?, ?, ?, (SELECT epoch FROM instance))`, [
       blob.digest,
@@ -88,9 +86,10 @@ export async function storeBlob(
       `UPDATE blobs SET inc = ?, size = ?, state = 0, epoch = (SELECT epoch FROM instance) WHERE digest = ? AND inc = ?`,
       [blob.inc, blob.size, blob.digest, stored.inc],
     )
-    await trash(stored.inc)
+    await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [stored.inc, blob.digest])
   } else {
-    await trash(blob.inc)
+    // Nobody ever saw this copy, so nobody reads it: no quarantine.
+    await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, 0)`, [blob.inc, blob.digest])
     await sql.run(`UPDATE blobs SET epoch = (SELECT epoch FROM instance) WHERE digest = ?`, [blob.digest])
   }
 }

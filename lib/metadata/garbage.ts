@@ -1,5 +1,4 @@
 import type { Digest } from '../oci/digest.ts'
-import type { UploadId } from '../oci/names.ts'
 import type { Sql } from './sql.ts'
 
 /** Below these epochs things go: `cold` for what nobody wanted lately, `deleted` for what was deleted before the undelete window. */
@@ -128,12 +127,18 @@ export async function dropBlobs(
 export async function deadIncarnations(
   sql: Sql,
   { after, quarantineAfter }: { after: string; quarantineAfter: number },
-): Promise<{ inc: UploadId; digest: Digest | null }[]> {
-  return await sql.all<{ inc: UploadId; digest: Digest | null }>(
-    `SELECT inc, digest FROM trash WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned}
-     ORDER BY inc LIMIT 100`,
+): Promise<{ incarnation: string; digest: Digest | null }[]> {
+  return await sql.all<{ incarnation: string; digest: Digest | null }>(
+    `SELECT inc AS incarnation, digest FROM trash WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned}
+     ORDER BY inc LIMIT 250`,
     [after, quarantineAfter],
   )
+}
+
+/** The number of the next removal of files. It only grows, and is durable before the first file goes. */
+export async function nextReap(sql: Sql): Promise<number> {
+  const [row] = await sql.all<{ seq: number }>(`UPDATE instance SET reap_seq = reap_seq + 1 RETURNING reap_seq AS seq`)
+  return row?.seq ?? 0
 }
 
 /** Whether a backup holds what it copies. Pins are over two epochs after they were made or renewed. */

@@ -7,6 +7,8 @@ export const metrics = {
   uploaded_bytes_total: { help: 'Blob bytes acknowledged.', labels: [] },
   blobs_suspect_total: { help: 'Blobs whose file was found missing or short.', labels: [] },
   decisions_uncounted_total: { help: 'Decisions left out of the hourly aggregate: too many different ones at once.', labels: [] },
+  gc_freed_bytes_total: { help: 'Bytes of files that garbage collection removed.', labels: [] },
+  gc_removed_total: { help: 'What garbage collection removed, by kind.', labels: ['what'] },
   jobs_total: { help: 'Runs of background jobs by result.', labels: ['job', 'result'] },
 } as const
 export type MetricName = keyof typeof metrics

@@ -2,9 +2,11 @@ import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import {
   chmodSync,
+  linkSync,
   mkdirSync,
   readdirSync,
   readFileSync,
+  rmSync,
   statSync,
   symlinkSync,
   truncateSync,
@@ -130,7 +132,7 @@ test('a directory that was tidied away comes back', async (t) => {
   const { store, root, rmdir } = await openTestBlobs(t)
   const content = randomBytesOf(100)
   const digest = await storeBlob(store, 'up1', content)
-  await store.remove('up1', digest)
+  await store.remove([{ incarnation: 'up1', digest }])
   rmdir(`${root}/blobs/sha256/${digest.slice(7, 9)}`)
   assert.equal(await storeBlob(store, 'up2', content), digest)
   assert.equal(await store.stat(digest, 'up2'), 100)
@@ -263,10 +265,45 @@ test('removal takes the blob and what is left of its upload, and no neighbour', 
   const digest = await storeBlob(store, 'up', randomBytesOf(10))
   await store.writeSegment('up', source(randomBytesOf(11)), { limit })
   const other = await store.writeSegment('up2', source(randomBytesOf(12)), { limit })
-  await store.remove('up', digest)
+  await store.remove([{ incarnation: 'up', digest }])
   assert.deepEqual(treeOf(root), [`uploads/${other.part}`])
-  await store.remove('up', digest)
-  await store.remove('never')
+  await store.remove([{ incarnation: 'up', digest }])
+  await store.remove([{ incarnation: 'never' }])
+})
+
+test('removal says what became free: not the bytes that another name keeps, and what cannot go stands in no way', async (t) => {
+  const { store, root } = await openTestBlobs(t)
+  const alone = await storeBlob(store, 'alone', randomBytesOf(100))
+  const linked = await storeBlob(store, 'linked', randomBytesOf(1000))
+  const stuck = await storeBlob(store, 'stuck', randomBytesOf(10))
+  const pathOf = (digest: string, inc: string) => `${root}/blobs/sha256/${digest.slice(7, 9)}/${digest.slice(7)}.${inc}`
+  linkSync(pathOf(linked, 'linked'), `${root}/snapshot`)
+  rmSync(pathOf(stuck, 'stuck'))
+  mkdirSync(pathOf(stuck, 'stuck'))
+  assert.deepEqual(await store.weigh(linked, 'linked'), { size: 1000, otherNames: 1 })
+  assert.deepEqual(await store.weigh(alone, 'alone'), { size: 100, otherNames: 0 })
+  const dead = [
+    { incarnation: 'stuck', digest: stuck },
+    { incarnation: 'linked', digest: linked },
+    { incarnation: 'alone', digest: alone },
+  ]
+  const { failed, ...removed } = await store.remove(dead)
+  assert.deepEqual(removed, { files: 2, bytes: 100, shared: 1000 })
+  assert.deepEqual(
+    failed.map(({ incarnation }) => incarnation),
+    ['stuck'],
+  )
+  assert.equal(await store.weigh(alone, 'alone'), undefined)
+})
+
+test('how far files were removed only grows, whoever writes it, and outlives the store', async (t) => {
+  const { store, options } = await openTestBlobs(t)
+  assert.equal(await store.lastReaped(), 0)
+  await Promise.all([7, 3, 12, 9].map((seq) => store.noteReaped(seq)))
+  await store.noteReaped(5)
+  assert.equal(await store.lastReaped(), 12)
+  const again = await openBlobsFs(options)
+  assert.equal(await again.lastReaped(), 12)
 })
 
 test('the list names every file by incarnation, blobs by digest and segments by part', async (t) => {

@@ -160,7 +160,7 @@ test('one collection at a time: a second one is 409 and says where to look', asy
 test('without grace everything that nothing needs goes at once, files too, run after run', async (t) => {
   const bare = await testRegistry({ MCR_STORAGE_GC_GRACE: '0s', MCR_STORAGE_UNDELETE_WINDOW: '0s' }, ['collect-garbage'])
   const files = () =>
-    readdirSync(join(bare.root, 'blobs'), { recursive: true }).filter((name) => String(name).includes('.')).length
+    readdirSync(join(bare.root, 'blobs'), { recursive: true }).filter((name) => /[0-9a-f]{64}\./.test(String(name))).length
   const before = files()
   const loose = await pushBlob(bare, 'bare/app', 'nothing needs this')
   const { digest } = await pushImage(bare, 'bare/app', 'v1', { layers: ['a layer'] })
@@ -173,6 +173,9 @@ test('without grace everything that nothing needs goes at once, files too, run a
   for (let round = 0; round < 5; round++) await collectOf(bare)
   t.diagnostic(`5 collections took ${Date.now() - started} ms`)
   assert.equal(files(), before, 'no file is left')
+  const [state] = await bare.database.read.all<{ seq: number }>('SELECT reap_seq AS seq FROM instance')
+  assert.ok((state?.seq ?? 0) > 0)
+  assert.ok(existsSync(join(bare.root, `blobs/.mcr-reaped.${state?.seq}`)), 'how far files went is beside them')
 })
 
 test('a clock that leaps ends no upload that is under way; one that is old by epochs and by the clock goes', async () => {
