@@ -95,6 +95,8 @@ export interface Ports {
   collector: { readonly blobs: BlobStore } | undefined
   /** How long things stay. */
   retention: Retention
+  /** The blob store for operations that look at files; absent where this process has none. */
+  files: BlobStore | undefined
   /** The issuer that people log in through, where one is configured. */
   browserLogins: BrowserLogins | undefined
   /** Why this process cannot serve now, or undefined. Errors: those of the database. */

@@ -178,6 +178,7 @@ export async function createApp(
     trusts: identities.trusts,
     collector: undefined,
     retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
+    files: blobs,
     browserLogins: identities.browserLogins,
     ready: async () => {
       await database.read.all('SELECT epoch FROM instance')

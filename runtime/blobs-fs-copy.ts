@@ -46,7 +46,7 @@ export async function hashFile(path: string, algorithm: Algorithm): Promise<Dige
 }
 
 /** Reads a file piece by piece, the next one while `use` works on the last. Both buffers are reused, so `use` must be done with its chunk. */
-async function eachChunk(path: string, use: (chunk: Buffer) => Promise<void>): Promise<void> {
+export async function eachChunk(path: string, use: (chunk: Buffer) => Promise<void>): Promise<void> {
   const file = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW)
   try {
     await readAhead(file, use)

@@ -8,6 +8,7 @@ import type { BlobStore, Removed, StoredFile } from '../lib/blobs/blob-store.ts'
 import { blobStoreError } from '../lib/blobs/errors.ts'
 import { algorithmOf, type Digest, encodedOf } from '../lib/oci/digest.ts'
 import { copyHashed, hashFile } from './blobs-fs-copy.ts'
+import { forgetSetAside, inspectFile, setAside } from './blobs-fs-inspect.ts'
 import { createReader } from './blobs-fs-read.ts'
 import { lastReaped, noteReaped } from './blobs-fs-reaped.ts'
 import {
@@ -166,6 +167,15 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
       } catch (error) {
         throw failure(error)
       }
+    },
+    async inspect(digest, inc, size, pace) {
+      return await inspectFile(blobPath(digest, inc), digest, size, pace)
+    },
+    async setAside(digest, inc) {
+      await setAside(layersPath, blobPath(digest, inc)).catch(failing)
+    },
+    async forgetSetAside(before) {
+      return await forgetSetAside(layersPath, before).catch(failing)
     },
     async stat(digest, inc) {
       return await sizeOf(blobPath(digest, inc))

@@ -99,6 +99,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       trusts: identities.trusts,
       collector: blobs && { blobs },
       retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
+      files: blobs,
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },
     exchange: { id: newId(), address: 'local', origin: '', proceed: nothing },

@@ -38,7 +38,8 @@ export default handler(
       const response = await sendBlob(ctx, request, found, digest)
       if (response) return response
       // The file did not fit its row: gone and collected, replaced by a healing push, or damaged.
-      if (await reportDamage(ctx, digest, blob.inc)) {
+      const state = await reportDamage(ctx, digest, blob.inc)
+      if (state === 'changed' || state === 'whole') {
         const again = await look(ctx, name, digest)
         const second = again && (await sendBlob(ctx, request, again, digest))
         if (second) return second

@@ -23,6 +23,7 @@ export type AdminContext = Base &
     | 'trusts'
     | 'collector'
     | 'retention'
+    | 'files'
   >
 
 /** What an operation knows of who calls it. */
@@ -56,6 +57,8 @@ export interface Declared<I extends DescMessage> {
   cli: { words: string; args?: readonly string[]; columns?: readonly string[]; hidden?: true; newest?: true }
   /** It signs or seals with the key of `auth.key_file`: mounted only where that key is. */
   signs?: true
+  /** It reads or writes the files of blobs: by REST mounted only where they are. */
+  files?: true
 }
 
 /** One thing the administration can do, whichever face it is asked through. */

@@ -9,6 +9,7 @@ import { purgeOperations } from './purge.ts'
 import { repositoryOperations } from './repositories.ts'
 import { robotOperations } from './robots.ts'
 import { roleOperations } from './roles.ts'
+import { storageOperations } from './storage.ts'
 import { keyOperations, systemOperations } from './system.ts'
 import { tagOperations } from './tags.ts'
 import { tokenOperations } from './tokens.ts'
@@ -27,6 +28,7 @@ export const operations: readonly Operation[] = [
   ...usageOperations,
   ...purgeOperations,
   ...garbageOperations,
+  ...storageOperations,
   ...policyOperations,
   ...policyQuestions,
   ...auditOperations,

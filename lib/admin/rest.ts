@@ -35,7 +35,7 @@ export function restEndpoint(operation: Operation): Endpoint {
     path: rest.path,
     action: typeof action === 'function' ? 'by request' : action,
     errors: [],
-    needs: operation.signs ? [...needs, 'tokens'] : needs,
+    needs: [...needs, ...(operation.signs ? (['tokens'] as const) : []), ...(operation.files ? (['blobs'] as const) : [])],
     async run(request, params, query, ctx, exchange) {
       let response: Response
       try {

@@ -25,6 +25,9 @@ export interface StoredFile {
   part?: string
 }
 
+/** What a look at a stored file finds: whole, not there, of another size, of other bytes, or a disk that cannot read it. */
+export type FileState = 'whole' | 'missing' | 'size' | 'bytes' | 'unreadable'
+
 /**
  * The port to blob bytes. A blob's name is its digest *and* its incarnation, the id of the one upload that brought it; an incarnation is
  * never used twice, so a late delete can never hit live bytes. The store never decides whether something exists: rows do.
@@ -47,6 +50,15 @@ export interface BlobStore {
   hash(incarnation: string, part: string, algorithm: Algorithm): Promise<Digest>
   /** Gives a segment its final name and makes it durable. Done twice, or found done, it is the same: it always syncs the directory. */
   commit(incarnation: string, part: string, digest: Digest): Promise<void>
+  /**
+   * Compares a stored file with its row: by its size, and with `pace` by its bytes, which are hashed piece by piece. `pace` is told of each
+   * piece (bytes), and the next waits for it; what it throws ends the look. Errors: BLOB_BUSY.
+   */
+  inspect(digest: Digest, incarnation: string, size: number, pace?: (bytes: number) => Promise<void>): Promise<FileState>
+  /** Keeps a copy of a damaged file where nobody reads it, for who looks into the damage. Never fails for one that is gone. */
+  setAside(digest: Digest, incarnation: string): Promise<void>
+  /** Forgets the copies that were set aside before a time (ms since 1970). Shape: how many went. */
+  forgetSetAside(before: number): Promise<number>
   /** Size in bytes of the stored file, undefined when it is missing. */
   stat(digest: Digest, incarnation: string): Promise<number | undefined>
   /**

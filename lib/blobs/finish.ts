@@ -102,7 +102,8 @@ async function store(
       if (await findLinkedBlob(sql, name, blob.digest)) return void (await touchLink(sql, upload.repositoryId, blob.digest))
       throw ociError('BLOB_UPLOAD_UNKNOWN', 'the upload ended while its last request ran')
     }
-    await storeBlob(sql, blob, damaged)
+    const outcome = await storeBlob(sql, blob, damaged)
+    if (outcome === 'healed') append({ type: 'blob_healed', digest: blob.digest, detail: { incarnation: blob.inc } })
     await linkBlob(sql, upload.repositoryId, blob.digest)
     append({ type: 'blob_uploaded', repository: name, digest: blob.digest, detail: { size: blob.size } })
   })

@@ -28,7 +28,7 @@ export async function sweepOrphans(
  * Under uploads a file lives by its incarnation, under blobs by digest *and* incarnation, or by an upload that is finishing. One statement,
  * so that nothing moves between its questions; while a pin holds, nothing is an orphan.
  */
-async function orphansOf(ctx: Pick<JobContext, 'metadata'>, files: readonly StoredFile[]): Promise<StoredFile[]> {
+export async function orphansOf(ctx: Pick<JobContext, 'metadata'>, files: readonly StoredFile[]): Promise<StoredFile[]> {
   const rows = await ctx.metadata.read.all<{ at: number }>(
     `SELECT f.key AS at FROM json_each(?) f WHERE NOT ${pinned}
      AND NOT EXISTS (SELECT 1 FROM uploads WHERE inc = f.value ->> 0) AND NOT EXISTS (SELECT 1 FROM trash WHERE inc = f.value ->> 0)

@@ -1,6 +1,12 @@
 /** Everything that can happen to a registry. The names are stable: audit filters, webhooks and scripts use them. */
 export type RegistryEvent =
   | { type: 'blob_uploaded' | 'blob_deleted'; repository: string; digest: string; detail?: { size: number } }
+  | {
+      type: 'blob_damaged'
+      digest: string
+      detail: { incarnation: string; size: number; found: string; repositories: readonly string[] }
+    }
+  | { type: 'blob_healed'; digest: string; detail: { incarnation: string } }
   | { type: 'blob_mounted'; repository: string; digest: string; detail: { from: string } }
   | { type: 'manifest_pushed'; repository: string; digest: string; detail: { mediaType: string; size: number; tags: string[] } }
   | { type: 'manifest_deleted'; repository: string; digest: string; detail: { tags: string[] } }

@@ -67,13 +67,13 @@ export async function linkBlob(sql: Sql, repositoryId: RepositoryId, digest: Dig
 /**
  * T3, the storing half: the file `<digest>.<inc>` is durable, its upload's row has just gone in this transaction.
  * A healthy copy stays and the new one is trash; a damaged one (`seenDamaged`: the incarnation a look at the disk found missing or
- * short) is replaced, so that pushing again heals.
+ * short) is replaced, so that pushing again heals. Shape: which of the three it was.
  */
 export async function storeBlob(
   sql: Sql,
   blob: { digest: Digest; inc: string; size: number },
   seenDamaged: string | undefined,
-): Promise<void> {
+): Promise<'stored' | 'healed' | 'kept'> {
   const stored = await findStoredBlob(sql, blob.digest)
   if (!stored) {
     await sql.run(`INSERT INTO blobs(digest, inc, size, epoch) VALUES (?, ?, ?, (SELECT epoch FROM instance))`, [
@@ -81,22 +81,30 @@ export async function storeBlob(
       blob.inc,
       blob.size,
     ])
-  } else if (stored.state === 1 || stored.inc === seenDamaged) {
+    return 'stored'
+  }
+  if (stored.state === 1 || stored.inc === seenDamaged) {
     await sql.run(
       `UPDATE blobs SET inc = ?, size = ?, state = 0, epoch = (SELECT epoch FROM instance) WHERE digest = ? AND inc = ?`,
       [blob.inc, blob.size, blob.digest, stored.inc],
     )
     await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [stored.inc, blob.digest])
-  } else {
-    // Nobody ever saw this copy, so nobody reads it: no quarantine.
-    await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, 0)`, [blob.inc, blob.digest])
-    await sql.run(`UPDATE blobs SET epoch = (SELECT epoch FROM instance) WHERE digest = ?`, [blob.digest])
+    return 'healed'
   }
+  // Nobody ever saw this copy, so nobody reads it: no quarantine.
+  await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, 0)`, [blob.inc, blob.digest])
+  await sql.run(`UPDATE blobs SET epoch = (SELECT epoch FROM instance) WHERE digest = ?`, [blob.digest])
+  return 'kept'
 }
 
 /** Marks one incarnation as damaged: it counts as absent until a push of its digest heals it. Shape: whether it was not yet marked. */
 export async function markSuspect(sql: Sql, digest: Digest, inc: string): Promise<boolean> {
   return (await sql.run(`UPDATE blobs SET state = 1 WHERE digest = ? AND inc = ? AND state = 0`, [digest, inc])) > 0
+}
+
+/** Takes the mark away from an incarnation whose file was read whole. Shape: whether it had one. */
+export async function clearSuspect(sql: Sql, digest: Digest, inc: string): Promise<boolean> {
+  return (await sql.run(`UPDATE blobs SET state = 0 WHERE digest = ? AND inc = ? AND state = 1`, [digest, inc])) > 0
 }
 
 /** Hides a link; its bytes stay while a deleted manifest may come back. */

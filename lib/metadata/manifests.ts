@@ -77,7 +77,7 @@ export async function missingReferences(
 }
 
 /**
- * T5, the storing half: the manifest's row, body and references. A manifest that is there, deleted or not, is live again.
+ * T5, the storing half: the manifest's row, body and references. A manifest that is there, deleted or not, is live again and whole.
  * Shape: its id, and whether it is new here.
  */
 export async function storeManifest(
@@ -88,6 +88,11 @@ export async function storeManifest(
   body: Uint8Array,
   now: number,
 ): Promise<{ id: ManifestId; created: boolean }> {
+  // Bytes that rotted are put right by whoever brings the true ones.
+  await sql.run(
+    `INSERT INTO manifest_bodies(digest, body) VALUES (?, ?) ON CONFLICT (digest) DO UPDATE SET body = excluded.body WHERE body <> excluded.body`,
+    [digest, body],
+  )
   const existing = await sql.all<{ id: ManifestId; deleted: number | null }>(
     `SELECT id, deleted_epoch AS deleted FROM manifests WHERE repo_id = ? AND digest = ?`,
     [repositoryId, digest],
@@ -98,7 +103,6 @@ export async function storeManifest(
     ])
     return { id: existing[0].id, created: existing[0].deleted !== null }
   }
-  await sql.run(`INSERT INTO manifest_bodies(digest, body) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING`, [digest, body])
   const made = await sql.all<{ id: ManifestId }>(
     `INSERT INTO manifests(repo_id, digest, media_type, artifact_type, subject, annotations, size, created_at, epoch)
      VALUES (?, ?, ?, ?, ?, ?, ?, ?, (SELECT epoch FROM instance)) RETURNING id`,

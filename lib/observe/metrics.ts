@@ -5,7 +5,10 @@ export const metrics = {
   logins_total: { help: 'Logins by result.', labels: ['result'] },
   tokens_total: { help: 'Registry tokens made.', labels: [] },
   uploaded_bytes_total: { help: 'Blob bytes acknowledged.', labels: [] },
-  blobs_suspect_total: { help: 'Blobs whose file was found missing or short.', labels: [] },
+  blobs_suspect_total: {
+    help: 'Blobs whose file was found missing, of another size, or of other bytes: each one is an alarm.',
+    labels: [],
+  },
   decisions_uncounted_total: { help: 'Decisions left out of the hourly aggregate: too many different ones at once.', labels: [] },
   gc_freed_bytes_total: { help: 'Bytes of files that garbage collection removed.', labels: [] },
   gc_removed_total: { help: 'What garbage collection removed, by kind.', labels: ['what'] },

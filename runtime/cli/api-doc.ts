@@ -6,6 +6,7 @@ import { operations } from '../../lib/admin/operations.ts'
 const services: Readonly<Record<string, string>> = {
   AdminService: 'Accounts, tokens and the registry itself',
   RegistryService: 'Repositories, tags and manifests',
+  StorageService: 'What is stored',
   PolicyService: 'Rules',
   AuditService: 'The journal',
 }
@@ -33,7 +34,7 @@ it needs \`server.grpc_addr\`. There is no reflection service. \`server.admin_ad
 
 **Command line.** \`--server\`, \`--grpc\` and \`--token\` (or \`mcr login\`) name a registry elsewhere; without them the database of this host's
 configuration is opened. \`--json\` prints what REST answers. Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not logged in or not allowed,
-4 no such thing, 5 not in the state that was taken for granted, 6 cannot be reached or busy.
+4 no such thing, 5 not in the state that was taken for granted, 6 cannot be reached or busy, 7 what is stored is damaged.
 `,
   ]
   for (const [service, title] of Object.entries(services)) {

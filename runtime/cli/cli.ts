@@ -7,6 +7,7 @@ import { addAccountCommands } from './account.ts'
 import { exportCommand } from './audit.ts'
 import { completionScript } from './completion.ts'
 import { configCommand } from './config.ts'
+import { exitCodes } from './exit-codes.ts'
 import { initCommand } from './init.ts'
 import { installCommands } from './install.ts'
 import { loginCommands } from './login.ts'
@@ -16,15 +17,13 @@ import { formatRoutes } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
 import { type CliFailure, grpcTransport, localTransport, restTransport } from './transport.ts'
+import { verifyCommand } from './verify.ts'
 import { describeVersion } from './version.ts'
 
 export interface CliDeps {
   assets: Assets
   serve(config: Config, options: { mount: string; notes: readonly string[] }): Promise<void>
 }
-
-/** Codes a script can rely on. */
-export const exitCodes = { ok: 0, failure: 1, usage: 2, refused: 3, notFound: 4, conflict: 5, unavailable: 6 } as const
 
 /** Runs one command line. Ends the process with a code of `exitCodes` where the command does not serve. */
 export async function runCli(args: readonly string[], deps: CliDeps): Promise<void> {
@@ -65,7 +64,8 @@ or not: whoever owns the data administers it.
 
 Every setting is a key of mcr.toml and a variable MCR_<SECTION>_<KEY>: see mcr config docs.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or not allowed, 4 no such thing,
-5 not in the state that was taken for granted, 6 the registry cannot be reached or is busy.`,
+5 not in the state that was taken for granted, 6 the registry cannot be reached or is busy,
+7 what is stored, or a backup of it, is damaged.`,
     )
 
   const load = (overrides: Record<string, string> = {}): Config => loadOrExit(program, overrides)
@@ -97,6 +97,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
   addAccountCommands(group('account'), open)
   addPolicyFiles(group('policy'), open)
   group('audit').addCommand(exportCommand(open))
+  program.addCommand(verifyCommand(open))
   for (const command of loginCommands(() => program.opts())) program.addCommand(command)
   program
     .command('completion')

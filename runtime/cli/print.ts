@@ -69,7 +69,8 @@ function show(name: string, value: unknown): string {
   return String(value)
 }
 
-function bytes(count: number): string {
+/** A number of bytes as a person reads it. */
+export function bytes(count: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']
   let value = count
   let unit = 0

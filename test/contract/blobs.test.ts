@@ -432,3 +432,37 @@ function twoFileSystems(): boolean {
     return false
   }
 }
+
+test('a look at a file says whole, missing, size or bytes, and hashes only when it is paced', async (t) => {
+  const { store, root } = await openTestBlobs(t)
+  const content = randomBytesOf(2_500_000)
+  const digest = await storeBlob(store, 'up1', content)
+  const path = `${root}/blobs/sha256/${digest.slice(7, 9)}/${digest.slice(7)}.up1`
+  let paced = 0
+  const pace = async (bytes: number) => {
+    paced += bytes
+  }
+  assert.equal(await store.inspect(digest, 'up1', content.length), 'whole')
+  assert.equal(paced, 0)
+  assert.equal(await store.inspect(digest, 'up1', content.length, pace), 'whole')
+  assert.equal(paced, content.length)
+  assert.equal(await store.inspect(digest, 'up2', content.length, pace), 'missing')
+  assert.equal(await store.inspect(digest, 'up1', content.length + 1, pace), 'size')
+  await assert.rejects(
+    store.inspect(digest, 'up1', content.length, () => Promise.reject(new Error('enough'))),
+    /enough/,
+  )
+  chmodSync(path, 0o600)
+  writeFileSync(path, randomBytesOf(content.length).fill(0, 0, 1).fill(1, 1, 2))
+  assert.equal(await store.inspect(digest, 'up1', content.length), 'whole')
+  assert.equal(await store.inspect(digest, 'up1', content.length, pace), 'bytes')
+
+  await store.setAside(digest, 'up1')
+  await store.setAside(digest, 'up1')
+  await store.setAside(digest, 'never there')
+  await store.remove([{ incarnation: 'up1', digest }])
+  assert.deepEqual(treeOf(root), [`blobs/quarantine/${digest.slice(7)}.up1`], 'it outlives the file')
+  assert.equal(await store.forgetSetAside(Date.now() - 60_000), 0)
+  assert.equal(await store.forgetSetAside(Date.now() + 60_000), 1)
+  assert.deepEqual(treeOf(root), [])
+})

@@ -329,6 +329,7 @@ export const asked: Readonly<Record<string, Asked>> = {
   RunGarbageCollection: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   ReconcileStorage: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   GetGarbageCollectionStatus: { kind: 'manage' },
+  VerifyStorage: { kind: 'manage' },
   ListRules: { kind: 'manage' },
   GetRule: { kind: 'manage', params: { id: '-1' } },
   CreateRule: { kind: 'manage', status: 201, body: rule },

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -127,6 +128,9 @@ for (const face of Object.keys(faces)) {
     await settled()
     assert.match(String(run('gc reconcile').id), /-/)
     await settled()
+
+    exercise(face, 'verify')
+    assert.match(ok(face, ['verify', '--deep']), /^all is there: \d+ manifests/m)
 
     run('account create', `p-${face}`, '--password', 'long enough', '--roles', 'user')
     assert.equal((run('account show', `p-${face}`).account as { name: string }).name, `p-${face}`)
@@ -341,6 +345,30 @@ test('REST and Connect with JSON agree: every question has the same answer, and 
   }
   assert.ok(questions > 15, `${questions} questions`)
   await fetch(`${registry.url}/v1/policy/rules/${made.rule.id}`, { method: 'DELETE', headers: { authorization } })
+})
+
+test('verify ends with a code of its own where something is damaged, and names it', async () => {
+  const content = 'to be damaged'
+  const digest = `sha256:${createHash('sha256').update(content).digest('hex')}`
+  const push = () =>
+    fetch(`${registry.url}/v2/cli/damaged/blobs/uploads/?digest=${digest}`, {
+      method: 'POST',
+      headers: { authorization },
+      body: content,
+    })
+  await push()
+  const folder = join(registry.dir, 'blobs/sha256', digest.slice(7, 9))
+  const path = join(folder, readdirSync(folder).find((name) => name.startsWith(digest.slice(7))) as string)
+  chmodSync(path, 0o600)
+  writeFileSync(path, content.toUpperCase())
+  assert.equal(mcr('local', ['verify']).status, 0, 'its size is right')
+  for (const face of ['local', 'rest', 'grpc']) {
+    const { status, out } = mcr(face, ['verify', '--deep'])
+    assert.equal(status, 7, out)
+    assert.match(out, new RegExp(`damage: blob_bytes ${digest} in cli/damaged\n.*do not hash.*\n.*push the digest again`))
+  }
+  assert.equal((await push()).status, 201)
+  assert.equal(mcr('local', ['verify', '--deep']).status, 0)
 })
 
 test('exit codes say what kind of failure it was', () => {

@@ -8,6 +8,7 @@ import { AdminService } from '../../lib/admin/gen/mcr/v1/admin_pb.ts'
 import { AuditService } from '../../lib/admin/gen/mcr/v1/audit_pb.ts'
 import { PolicyService } from '../../lib/admin/gen/mcr/v1/policy_pb.ts'
 import { RegistryService } from '../../lib/admin/gen/mcr/v1/registry_pb.ts'
+import { StorageService } from '../../lib/admin/gen/mcr/v1/storage_pb.ts'
 import { openApi } from '../../lib/admin/openapi.ts'
 import { operations } from '../../lib/admin/operations.ts'
 import { ociErrors } from '../../lib/oci/errors.ts'
@@ -98,7 +99,7 @@ test('the generated code is what the protos say', () => {
 })
 
 test('every method of the protos is an operation, and every path, word and field of an operation is its own', () => {
-  const methods = [AdminService, AuditService, PolicyService, RegistryService].flatMap((service) =>
+  const methods = [AdminService, AuditService, PolicyService, RegistryService, StorageService].flatMap((service) =>
     service.methods.map((method) => method.name),
   )
   assert.deepEqual(operations.map(({ method }) => method.name).sort(), methods.sort())

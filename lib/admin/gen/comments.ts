@@ -75,5 +75,13 @@ export const comments: Readonly<Record<string, string>> = {
   "GarbageCollection.error": "why it ended early; empty: it did not",
   "GarbageCollection.kind": "collect or reconcile",
   "GarbageCollection.orphans_removed": "files that no row names",
-  "GarbageCollection.uploads_expired": "uploads that nobody went on with"
+  "GarbageCollection.uploads_expired": "uploads that nobody went on with",
+  "VerifyStorageRequest.deep": "read every file and hash it; without it sizes are compared",
+  "Verified.kind": "finding, progress or result",
+  "Finding.severity": "damage breaks a promise; orphan only takes space; absent was allowed to be absent; healed was damaged and is whole",
+  "Finding.what": "a word for it, such as blob_bytes",
+  "Finding.subject": "the file, tag, part or target it is about",
+  "Finding.hint": "what to do",
+  "VerifyProgress.phase": "manifests, blobs, uploads or files",
+  "VerifyResult.ok": "no damage was found"
 }
