@@ -39,19 +39,33 @@ export function load(): unknown {
 
 export const currentTarget = () => `${process.platform}-${process.arch}`
 
-/** MCR_NATIVE_DIR, the unit's CacheDirectory=, else the user's cache. */
+/** MCR_NATIVE_DIR, the unit's CacheDirectory=, else the user's cache. Errors: a plain Error where the user has no home. */
 export function addonDirectory(env: NodeJS.ProcessEnv): string {
   if (env.MCR_NATIVE_DIR) return resolve(env.MCR_NATIVE_DIR)
   if (env.CACHE_DIRECTORY) return join(env.CACHE_DIRECTORY.split(':')[0] as string, 'native')
-  return join(env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'mcr', 'native')
+  if (env.XDG_CACHE_HOME) return join(env.XDG_CACHE_HOME, 'mcr', 'native')
+  try {
+    return join(homedir(), '.cache', 'mcr', 'native')
+  } catch {
+    throw new Error(
+      `the user ${self()} has no home directory for the database driver: set MCR_NATIVE_DIR to a directory of its own`,
+    )
+  }
 }
 
-/** The file of those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there. */
+/**
+ * The file of those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there, or could
+ * put another in its place.
+ */
 export function extractAddon(bytes: Buffer, directory: string): string {
   const hash = sha256(bytes)
-  makePrivate(directory)
   const file = join(directory, `${hash}.node`)
+  makeDirectory(directory)
+  // What somebody we trust has put there, an image or a package, is as good as what we write.
   if (holds(file, bytes.length, hash)) return file
+  const { uid, mode } = lstatSync(directory)
+  if (uid !== self()) throw unfit(directory, 'belongs to another user', directory)
+  if ((mode & 0o077) !== 0) throw unfit(directory, 'is open to others', directory)
   const temporary = join(directory, `.${hash}.${process.pid}.${Date.now()}`)
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
   const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o500)
@@ -69,31 +83,28 @@ export function extractAddon(bytes: Buffer, directory: string): string {
   return file
 }
 
-function makePrivate(directory: string): void {
-  const unfit = (path: string, why: string) =>
-    new Error(
-      `${path} ${why}, so the database driver is not loaded from ${directory}: set MCR_NATIVE_DIR to a directory that only you can write to`,
-    )
+function makeDirectory(directory: string): void {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 })
   } catch (error) {
-    throw unfit(directory, `cannot be made (${(error as Error).message})`)
+    throw unfit(directory, `cannot be made (${(error as Error).message})`, directory)
   }
-  const self = process.getuid?.()
-  const stat = lstatSync(directory)
-  if (!stat.isDirectory()) throw unfit(directory, 'is not a directory itself')
-  if (stat.uid !== self) throw unfit(directory, 'belongs to another user')
-  if ((stat.mode & 0o077) !== 0) throw unfit(directory, 'is open to others')
+  if (!lstatSync(directory).isDirectory()) throw unfit(directory, 'is a link', directory)
   // Who can write to a parent can put another directory in its place; a sticky one keeps what is ours.
-  for (let above = dirname(realpathSync(directory)); ; above = dirname(above)) {
-    const { uid, mode } = statSync(above)
-    if (uid !== 0 && uid !== self) throw unfit(above, 'belongs to another user')
-    if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) throw unfit(above, 'can be written by others')
-    if (above === dirname(above)) return
+  for (let path = realpathSync(directory); ; path = dirname(path)) {
+    const { uid, mode } = statSync(path)
+    if (!isTrusted(uid)) throw unfit(path, 'belongs to another user', directory)
+    if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) throw unfit(path, 'can be written by others', directory)
+    if (path === dirname(path)) return
   }
 }
 
-/** Whether a file of ours with exactly those bytes is there. */
+const unfit = (path: string, why: string, directory: string) =>
+  new Error(
+    `${path} ${why}, so the database driver is not loaded from ${directory}: set MCR_NATIVE_DIR to a directory that only you can write to`,
+  )
+
+/** Whether a file is there with exactly those bytes that nobody else can change. */
 function holds(file: string, size: number, hash: string): boolean {
   let fd: number
   try {
@@ -104,12 +115,13 @@ function holds(file: string, size: number, hash: string): boolean {
   }
   try {
     const stat = fstatSync(fd)
-    if (!stat.isFile() || stat.uid !== process.getuid?.() || stat.size !== size) return false
-    if ((stat.mode & 0o022) !== 0) return false
+    if (!stat.isFile() || !isTrusted(stat.uid) || stat.size !== size || (stat.mode & 0o022) !== 0) return false
     return sha256(readFileSync(fd)) === hash
   } finally {
     closeSync(fd)
   }
 }
 
+const self = () => process.getuid?.() ?? -1
+const isTrusted = (uid: number) => uid === 0 || uid === self()
 const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
