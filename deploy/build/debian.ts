@@ -59,6 +59,9 @@ function tidy(root: string): void {
   for (const folder of readdirSync(documentation, { withFileTypes: true }).filter((entry) => entry.isDirectory()))
     for (const name of readdirSync(join(documentation, folder.name)))
       if (name !== 'copyright') rmSync(join(documentation, folder.name, name), { recursive: true })
+  // Modules of iconv, which nothing here uses.
+  for (const name of readdirSync(join(root, 'usr/lib')))
+    rmSync(join(root, 'usr/lib', name, 'gconv'), { recursive: true, force: true })
   const authorities = join(root, 'usr/share/ca-certificates/mozilla')
   mkdirSync(join(root, 'etc/ssl/certs'), { recursive: true })
   writeFileSync(

@@ -13,6 +13,7 @@ import { installCommands } from './install.ts'
 import { loginCommands } from './login.ts'
 import { addOperation, type OpenSession } from './operations.ts'
 import { addPolicyFiles } from './policy.ts'
+import { probeCommand } from './probe.ts'
 import { formatRoutes } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
@@ -90,6 +91,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
       await deps.serve(prepared.config, { mount: options.mount, notes: prepared.notes })
     })
   program.addCommand(initCommand())
+  program.addCommand(probeCommand(load))
   for (const command of installCommands(deps.assets)) program.addCommand(command)
   const open = openSession(program, load, deps.assets)
   for (const operation of operations) if (!operation.cli.hidden) addOperation(program, operation, open)
