@@ -27,6 +27,7 @@ const phases: Phase[] = [
     { MCR_TEST_SHAPE: 'split' },
   ],
   ['model', node, ['test/model/run.ts', '--slice']],
+  ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],

@@ -5,6 +5,7 @@ import {
   claimUpload,
   discardUpload,
   endUpload,
+  findUpload,
   listSegments,
   releaseUpload,
   touchUpload,
@@ -14,6 +15,7 @@ import { algorithmOf, type Digest } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
 import type { RepositoryName } from '../oci/names.ts'
 import type { Segment } from './blob-store.ts'
+import { isBlobStoreError } from './errors.ts'
 import { outOfOrder } from './receive.ts'
 
 type Needs = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits'>
@@ -38,6 +40,9 @@ export async function finishUpload(
   onMismatch: 'keep' | 'discard',
 ): Promise<void> {
   const earlier = await listSegments(ctx.metadata.read, upload.inc)
+  // Two statements see two states: the upload may have ended, or grown, since it was found.
+  if (earlier.length < upload.segments) throw ended()
+  if (earlier.length > upload.segments) throw outOfOrder(name, upload)
   // A finisher that died between rename and row left the bytes, already proven, under their final name.
   const renamed = earlier.length === 1 && (await ctx.blobs.stat(digest, upload.inc)) === upload.size
   if (!renamed && !(await ctx.blobs.segmentsIntact(upload.inc, earlier))) {
@@ -81,7 +86,9 @@ export async function finishUpload(
       if (claimed) await ctx.metadata.write((sql) => releaseUpload(sql, upload.inc, owner, ctx.now()))
       await dropAll(ctx, upload, own)
     }
-    throw error
+    // Expired or cancelled meanwhile: its files went with its row, and what the disk then says is no failure of the disk.
+    const isGone = async () => !(await findUpload(ctx.metadata.read, name, upload.inc, actor.principal.subject, ctx.now()))
+    throw isBlobStoreError(error) && error.code === 'BLOB_IO' && (await isGone()) ? ended() : error
   }
 }
 
@@ -100,7 +107,7 @@ async function store(
     if (!(await endUpload(sql, upload, actor.principal.subject, owner))) {
       // Lost the fence: finished elsewhere with this digest is as good as done here (a retried request after a lost answer).
       if (await findLinkedBlob(sql, name, blob.digest)) return void (await touchLink(sql, upload.repositoryId, blob.digest))
-      throw ociError('BLOB_UPLOAD_UNKNOWN', 'the upload ended while its last request ran')
+      throw ended()
     }
     const outcome = await storeBlob(sql, blob, damaged)
     if (outcome === 'healed') append({ type: 'blob_healed', digest: blob.digest, detail: { incarnation: blob.inc } })
@@ -115,6 +122,8 @@ export async function abandon(ctx: Needs, upload: Pick<Upload, 'inc'>): Promise<
   if (was) await ctx.blobs.remove([{ incarnation: upload.inc }])
   return was
 }
+
+const ended = () => ociError('BLOB_UPLOAD_UNKNOWN', 'the upload ended while its last request ran')
 
 async function dropAll(ctx: Needs, upload: Upload, segments: readonly Segment[]): Promise<void> {
   for (const segment of segments) await ctx.blobs.dropSegment(upload.inc, segment.part)

@@ -5,6 +5,7 @@ const swept = 'two pushes beside expiry and sweep'
 const twice = 'a PUT that comes twice, of one segment'
 const joined = 'joined segments beside all upkeep'
 const deletes = 'mount, delete and undelete'
+const saved = 'a backup beside collection'
 const damage = 'a stored file is lost and pushed again'
 
 /** Every rule of the protocol taken away, and the scenario that must then find something wrong. */
@@ -30,9 +31,12 @@ export const broken: readonly (readonly [defects: readonly Defect[], scenario: s
   [['undelete does not show links'], deletes],
   [['the sweep asks first and lists second'], swept],
   [['the sweep ignores uploads'], swept],
-  [['the sweep asks for blobs first'], swept],
+  [['the sweep asks for blobs before uploads'], swept],
   [['the sweep keeps what an incarnation left in uploads'], joined],
   [['expiry takes files before the row'], joined],
   [['the wrong copy goes to the trash'], pushes],
   [['the wrong copy goes to the trash'], damage],
+  [['the reaper ignores pins'], saved],
+  [['the reaper asks for pins in a statement of its own'], saved],
+  [['a backup pins after it copied the database'], saved],
 ]

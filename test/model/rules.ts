@@ -25,8 +25,11 @@ export type Defect =
   | 'the sweep asks first and lists second'
   | 'the sweep ignores uploads'
   | 'the sweep keeps what an incarnation left in uploads'
-  | 'the sweep asks for blobs first'
+  | 'the sweep asks for blobs before uploads'
   | 'expiry takes files before the row'
   | 'the wrong copy goes to the trash'
+  | 'the reaper ignores pins'
+  | 'the reaper asks for pins in a statement of its own'
+  | 'a backup pins after it copied the database'
 
 export type Rules = ReadonlySet<Defect>

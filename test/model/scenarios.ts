@@ -3,7 +3,7 @@ import { deleter, finisher, marker, nameOf, type Push, push } from './requests.t
 import type { Rules } from './rules.ts'
 import type { Model } from './search.ts'
 import { type Actor, after, afterPowerCut, createKeys, emptyWorld, type World } from './state.ts'
-import { collector, expiry, reaper, sweeper } from './upkeep.ts'
+import { backup, collector, expiry, reaper, sweeper } from './upkeep.ts'
 
 /** A small world in which part of the protocol can go wrong. `slice`: small enough to be searched whole in a few seconds. */
 export interface Scenario {
@@ -49,6 +49,7 @@ function cast(rules: Rules, sessionOf: readonly number[], bodiesOf: readonly (re
     reaper: loop('reaper', reaper(bodiesOf, rules)),
     expiry: loop('expiry', expiry(bodiesOf, rules)),
     sweeper: loop('sweeper', sweeper(sessionOf, bodiesOf, rules)),
+    backup: named('backup', backup(rules)),
   }
 }
 
@@ -116,6 +117,14 @@ export const scenarios: readonly Scenario[] = [
       who.collector,
       who.reaper,
     ],
+  },
+  {
+    name: 'a backup beside collection',
+    slice: true,
+    sessions: 1,
+    bodies: [1],
+    powerCuts: 1,
+    actors: (who) => [who.push(monolithic(1, 0, 1)), who.deletes, who.backup, who.collector, who.reaper, who.sweeper],
   },
   {
     name: 'a stored file is lost and pushed again',
@@ -210,7 +219,8 @@ export function modelOf(scenario: Scenario, rules: Rules): Model<World> {
 }
 
 /** The invariants (docs/proof.md), in words. */
-function broken({ db, disk, acknowledged, damaged }: World, scenario: Scenario, rules: Rules): string | undefined {
+function broken({ db, disk, actors, acknowledged, damaged }: World, scenario: Scenario, rules: Rules): string | undefined {
+  if (actors.some(({ at }) => at === 'incomplete')) return 'a backup lacks the file that its database names'
   if (db.blob !== 0 && db.blob !== damaged && !isWhole(disk, nameOf(rules, db.blob))) {
     return disk.finals[nameOf(rules, db.blob)]?.now
       ? 'a row names a file that is not whole'
@@ -241,7 +251,7 @@ function leftAfter(
   rules: Rules,
 ): string | undefined {
   const idle = { at: 'start', seen: 0 }
-  let world: World = { ...start, actors: [idle] }
+  let world: World = { ...start, db: { ...start.db, pinned: false }, actors: [idle] }
   const step = (program: Actor['program'], which = 0) => {
     const move = program(world, world.actors[0] ?? idle)[which]
     if (move) world = after(world, 0, move)

@@ -23,6 +23,8 @@ export interface Db {
   /** per session, from 1 */
   uploads: readonly Upload[]
   trash: readonly ('no' | 'without digest' | 'with digest')[]
+  /** a backup holds every file that is there */
+  pinned: boolean
 }
 
 /** A directory entry as processes see it, and as it will be after a power cut if nobody syncs the directory. */
@@ -99,6 +101,7 @@ export function emptyWorld(sessions: number, bodies: number, actors: number): Wo
       manifests: ['none', 'none'],
       uploads: fill(sessions + 1, none),
       trash: fill(sessions + 1, 'no' as const),
+      pinned: false,
     },
     lazy: [],
     disk: {

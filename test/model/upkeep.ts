@@ -1,4 +1,4 @@
-import { unlinkFinal, unlinkUpload } from './disk.ts'
+import { isWhole, unlinkFinal, unlinkUpload } from './disk.ts'
 import { nameOf } from './requests.ts'
 import type { Rules } from './rules.ts'
 import { type Db, type Move, none, type Program, put, type World } from './state.ts'
@@ -65,7 +65,12 @@ export function collector(rules: Rules): Program {
   }
 }
 
-/** T8: reads the trash, removes the final name and what is left under uploads/, forgets the row. */
+const readTrash = (db: Db): Move[] =>
+  db.trash.flatMap((state, at) =>
+    state === 'no' ? [] : [{ label: `T8 reads trash ${at}`, to: 'final', seen: state === 'with digest' ? at + 100 : at }],
+  )
+
+/** T8: reads the trash, removes the final name and what is left under uploads/, forgets the row. Trash and pins are read in one statement. */
 export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
   return (world, me) => {
     const { db, disk } = world
@@ -73,9 +78,11 @@ export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): 
     const session = named ? me.seen - 100 : me.seen
     switch (me.at) {
       case 'start':
-        return db.trash.flatMap((state, at) =>
-          state === 'no' ? [] : [{ label: `T8 reads trash ${at}`, to: 'final', seen: state === 'with digest' ? at + 100 : at }],
-        )
+        if (rules.has('the reaper asks for pins in a statement of its own'))
+          return db.pinned ? [] : [{ label: 'T8 sees no pin', to: 'trash' }]
+        return db.pinned && !rules.has('the reaper ignores pins') ? [] : readTrash(db)
+      case 'trash':
+        return readTrash(db)
       case 'final':
         return [
           {
@@ -107,7 +114,7 @@ export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): 
   }
 }
 
-/** T9: an idle upload's row goes, then its files; the reaper does them again. */
+/** T9, and a client that cancels: the row goes, then its files; the reaper does them again. */
 export function expiry(bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
   const isLazy = rules.has('expiry does not wait for the disk') || rules.has('no commit waits for the disk')
   return ({ db, disk }, me) => {
@@ -136,7 +143,7 @@ export function expiry(bodiesOf: readonly (readonly number[])[], rules: Rules): 
   }
 }
 
-/** T10: sees a file, asks for its incarnation in three statements, removes it if none knows it. */
+/** T10: sees a file, asks for its incarnation in one statement, removes it if no row knows it and nothing is pinned. */
 export function sweeper(sessionOf: readonly number[], bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
   const isPath = rules.has('the digest is the path')
   /** A file by number: a body under uploads/, or a final name beyond 100. */
@@ -145,43 +152,60 @@ export function sweeper(sessionOf: readonly number[], bodiesOf: readonly (readon
     ...disk.finals.flatMap(({ now }, name) => (now ? [100 + name] : [])),
   ]
   const sessionAt = (file: number) => (file > 100 ? file - 100 : (sessionOf[file] ?? 0))
-  const isUpload = (db: Db, file: number) =>
-    isPath ? db.uploads.some(({ state }) => state !== 'none') : db.uploads[sessionAt(file)]?.state !== 'none'
-  const isTrash = (db: Db, file: number) => !isPath && db.trash[sessionAt(file)] !== 'no'
+  const isUpload = (db: Db, file: number) => {
+    if (rules.has('the sweep ignores uploads')) return false
+    return isPath ? db.uploads.some(({ state }) => state !== 'none') : db.uploads[sessionAt(file)]?.state !== 'none'
+  }
   const isBlob = (db: Db, file: number) => {
     if (isPath) return db.blob !== 0
     if (file < 100 && !rules.has('the sweep keeps what an incarnation left in uploads')) return false
     return db.blob === sessionAt(file)
   }
-  const asks: Record<string, [label: string, lives: (db: Db, file: number) => boolean]> = {
-    uploads: ['uploads', (db, file) => isUpload(db, file) && !rules.has('the sweep ignores uploads')],
-    trash: ['trash', isTrash],
-    blobs: ['blobs', isBlob],
-  }
-  const order = rules.has('the sweep asks for blobs first') ? ['blobs', 'uploads', 'trash'] : ['uploads', 'trash', 'blobs']
+  const isTrash = (db: Db, file: number) => !isPath && db.trash[sessionAt(file)] !== 'no'
+  const isKept = (db: Db, file: number) => db.pinned || isUpload(db, file) || isTrash(db, file) || isBlob(db, file)
   const all = (world: World) =>
     [...world.disk.uploads.keys(), ...world.disk.finals.keys().map((name) => 100 + name)].filter((file) => sessionAt(file) > 0)
-  return (world, me) => {
+  return (world, { at, seen }) => {
     const { db, disk } = world
-    const { at, seen } = me
-    if (rules.has('the sweep asks first and lists second')) {
-      if (at === 'start')
-        return all(world)
-          .filter((file) => !order.some((table) => asks[table]?.[1](db, file)))
-          .map((file) => ({ label: `asks for ${file}: unknown`, to: 'list', seen: file }))
-      if (at === 'list') return [{ label: 'lists', to: files(world).includes(seen) ? 'remove' : 'start', seen }]
-    }
-    if (at === 'start') return files(world).map((file) => ({ label: `lists file ${file}`, to: order[0] as string, seen: file }))
-    const ask = asks[at]
-    if (ask) {
-      if (ask[1](db, seen)) return [{ label: `${ask[0]} know it`, to: 'start' }]
-      return [{ label: `${ask[0]} do not know it`, to: order[order.indexOf(at) + 1] ?? 'remove', seen }]
-    }
+    if (at === 'start' && rules.has('the sweep asks first and lists second'))
+      return all(world)
+        .filter((file) => !isKept(db, file))
+        .map((file) => ({ label: `asks for ${file}: unknown`, to: 'list', seen: file }))
+    if (at === 'list') return [{ label: 'lists', to: files(world).includes(seen) ? 'remove' : 'start', seen }]
+    const first = rules.has('the sweep asks for blobs before uploads') ? 'ask for blobs' : 'ask'
+    if (at === 'start') return files(world).map((file) => ({ label: `lists file ${file}`, to: first, seen: file }))
+    if (at === 'ask for blobs') return [{ label: at, to: isBlob(db, seen) ? 'start' : 'ask for the rest', seen }]
+    if (at === 'ask for the rest') return [{ label: at, to: isUpload(db, seen) || isTrash(db, seen) ? 'start' : 'remove', seen }]
+    if (at === 'ask')
+      return [isKept(db, seen) ? { label: 'it lives', to: 'start' } : { label: 'nobody knows it', to: 'remove', seen }]
     if (seen < 100) return [{ label: `sweep part ${seen}`, to: 'start', disk: unlinkUpload(disk, seen) }]
     if (at === 'remove')
       return [{ label: `sweep final name ${seen - 100}`, to: 'rest', seen, disk: unlinkFinal(disk, seen - 100) }]
     return [
       { label: `sweep the rest of ${seen - 100}`, to: 'start', disk: (bodiesOf[seen - 100] ?? []).reduce(unlinkUpload, disk) },
     ]
+  }
+}
+
+/** A backup: pins, copies the database, then the file that its copy names, unpins. Ends at `incomplete` where the file is not there. */
+export function backup(rules: Rules): Program {
+  const pinsLate = rules.has('a backup pins after it copied the database')
+  return ({ db, disk }, { at, seen }) => {
+    const copy = (to: string): Move => ({ label: `copies the database, naming ${db.blob}`, to, seen: db.blob })
+    const pin = (to: string): Move => ({ label: 'pins', to, seen, db: { pinned: true } })
+    switch (at) {
+      case 'start':
+        return [pinsLate ? copy('pin') : pin('copy')]
+      case 'pin':
+        return [pin('file')]
+      case 'copy':
+        return [copy('file')]
+      case 'file':
+        return [{ label: 'copies the file', to: seen === 0 || isWhole(disk, nameOf(rules, seen)) ? 'unpin' : 'incomplete' }]
+      case 'unpin':
+        return [{ label: 'unpins', to: 'end', db: { pinned: false } }]
+      default:
+        return []
+    }
   }
 }
