@@ -28,6 +28,7 @@ const phases: Phase[] = [
   ],
   ['model', node, ['test/model/run.ts', '--slice']],
   ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
+  ['crash', node, ['test/crash/run.ts', '--kills', '6']],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],
