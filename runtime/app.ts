@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { createAuthentication } from '../lib/auth/authenticate.ts'
 import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
-import type { Base, RegistryContext } from '../lib/context.ts'
+import type { Base, Exchange, RegistryContext } from '../lib/context.ts'
 import { type Handler, mount, type Route } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
 import { collectGarbageJob } from '../lib/jobs/collect-garbage.ts'
@@ -13,6 +13,7 @@ import { pruneJournal } from '../lib/jobs/prune-journal.ts'
 import { reapTrash } from '../lib/jobs/reap-trash.ts'
 import { retentionOf, shortGraceMs } from '../lib/jobs/retention.ts'
 import { revalidateIdentities } from '../lib/jobs/revalidate-identities.ts'
+import { scrub } from '../lib/jobs/scrub.ts'
 import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
@@ -31,6 +32,7 @@ import { migrate, missingMigration } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
 import { openFor, openingOf, unopened, untilMade } from './ports.ts'
 import { createRemember } from './remember.ts'
+import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
 import type { Worker } from './worker.ts'
 
@@ -56,6 +58,8 @@ export interface App {
   database: Database
   /** Set on a first start that made the admin. */
   admin?: Awaited<ReturnType<typeof ensureAdmin>>
+  /** A request's last byte has left: who takes turns with requests hears of it. */
+  ended(exchange: Exchange): void
   startJobs(names: readonly string[]): void
   close(): Promise<void>
 }
@@ -71,7 +75,8 @@ const gatherMs = 1_000
 /**
  * Puts the registry together: opens what the handlers and `jobs` of this process need, makes what a first start needs, and mounts the
  * handlers. What only reads makes nothing: it waits for a process that does.
- * `worker` is this process's place where it is one of several under a parent.
+ * `worker` is this process's place where it is one of several under a parent. `rollback`: what to do with a database that is older than
+ * its blobs.
  * Errors: a plain Error that says what to change, for everything that must not start.
  */
 export async function createApp(
@@ -81,6 +86,7 @@ export async function createApp(
   onFatal: (error: Error) => void,
   jobs: readonly string[] = [],
   worker?: Worker,
+  rollback: 'refuse' | 'accept' = 'refuse',
 ): Promise<App> {
   const logger = createLogger(config.log, worker?.number)
   const opening = openingOf(handlers, jobs)
@@ -127,6 +133,13 @@ export async function createApp(
         expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
       }),
     ))
+  if (blobs)
+    await checkRollback(
+      { metadata: database, now, newId, log: (event) => logger.log(event) },
+      blobs,
+      { database: config.database.path, layersPath: config.storage.layersPath },
+      rollback,
+    )
   const secret = key && (await openFor(key.for, () => readAuthKey(config.auth.keyFile, process.env)))
   const tokens = createTokenKeys({
     metadata: database,
@@ -205,9 +218,15 @@ export async function createApp(
     auth_key: key !== undefined,
     identities: opening.identities,
   })
+  const running = new Set<Exchange>()
+  const fetch = mount(handlers, assets.routes)
   let stopJobs: (() => Promise<void>) | undefined
   return {
-    fetch: mount(handlers, assets.routes),
+    fetch(request, own, exchange) {
+      running.add(exchange)
+      return fetch(request, own, exchange)
+    },
+    ended: (exchange) => void running.delete(exchange),
     servesRpc: handlers.some(({ endpoints }) => endpoints.some(({ path }) => path.startsWith('/mcr.v1.'))),
     ctx,
     logger,
@@ -220,6 +239,11 @@ export async function createApp(
         expireUploads,
         reapTrash,
         collectGarbageJob({ intervalMs: config.storage.gcIntervalMs }),
+        scrub({
+          cycleMs: config.storage.scrubCycleMs,
+          bytesPerSecond: config.storage.scrubBytesPerSecond,
+          busy: () => running.size > 0,
+        }),
         checkpointJournal(secret),
         pruneJournal(config.audit),
         revalidateIdentities(identities.mcias),

@@ -116,6 +116,16 @@ export const keys = {
       byDefault: '24h',
       help: 'How often garbage is collected without being asked; 0s: never.',
     },
+    scrub_cycle: {
+      kind: 'duration',
+      byDefault: '30d',
+      help: 'Within which time every stored file is read again and compared with its digest; 0s: never.',
+    },
+    scrub_rate: {
+      kind: 'size',
+      byDefault: '64MiB',
+      help: 'Most bytes a second that are read for that. What is stored, spread over the cycle, is usually far less.',
+    },
     free_floor: { kind: 'size', byDefault: '1GiB', help: 'Free bytes below which uploads are refused with 507.' },
   },
   auth: {

@@ -39,6 +39,8 @@ export interface Config {
     undeleteWindowMs: number
     gcGraceMs: number
     gcIntervalMs: number
+    scrubCycleMs: number
+    scrubBytesPerSecond: number
   }
   readonly auth: { bootstrapPassword?: string; keyFile: string; tokenTtlSeconds: number }
   readonly policy: { userContent: boolean }
@@ -215,6 +217,7 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
     'sso.client_secret_file',
   ])
     if (text(key) !== undefined && !existsSync(text(key) as string)) problem(key, 'a file that exists')
+  if (number('storage.scrub_rate') < 65_536) problem('storage.scrub_rate', '64KiB at least; storage.scrub_cycle = "0s" is never')
   if (number('auth.token_ttl') < 60_000) problem('auth.token_ttl', '60s at least: clients raise shorter lives to that')
   if (number('limits.manifest_size') > 4 * 2 ** 20) problem('limits.manifest_size', '4MiB at most: clients read no larger ones')
   if (text('mcias.server_url')?.startsWith('http:')) problem('mcias.server_url', 'an https address: passwords go there')
@@ -258,6 +261,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       undeleteWindowMs: number('storage.undelete_window'),
       gcGraceMs: number('storage.gc_grace'),
       gcIntervalMs: number('storage.gc_interval'),
+      scrubCycleMs: number('storage.scrub_cycle'),
+      scrubBytesPerSecond: number('storage.scrub_rate'),
     },
     auth: {
       bootstrapPassword: text('auth.bootstrap_password') ?? secretFrom('auth.bootstrap_password_file'),

@@ -16,6 +16,7 @@ import { openDatabase } from './database.ts'
 import { createIdentities } from './identities.ts'
 import { missingMigration } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
+import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
 
 /** The operations' context on the registry's own host, without a server. */
@@ -81,6 +82,13 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
           expectExisting: (await metadata.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
         })
       : undefined
+  if (blobs)
+    await checkRollback(
+      { ...base, metadata },
+      blobs,
+      { database: config.database.path, layersPath: config.storage.layersPath },
+      'refuse',
+    )
   const uid = process.getuid?.() ?? 0
   const subject = `local:${uid}`
   return {

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { parse as parseToml } from 'smol-toml'
 import type { Handler } from '../lib/http/mount.ts'
 import { type App, type Assets, createApp } from './app.ts'
-import { runCli } from './cli/cli.ts'
+import { runCli, type ServeOptions } from './cli/cli.ts'
 import type { Config } from './config.ts'
 import { createGrpc } from './grpc.ts'
 import { createLogger, type Logger } from './logger.ts'
@@ -25,7 +25,7 @@ export async function main(loaders: HandlerLoaders, assets: Assets): Promise<voi
   installFetch()
   await runCli(process.argv.slice(2), {
     assets,
-    serve: (config, options) => serve(loaders, assets, config, options.mount, options.notes),
+    serve: (config, options) => serve(loaders, assets, config, options),
   })
 }
 
@@ -34,12 +34,11 @@ async function serve(
   loaders: HandlerLoaders,
   assets: Assets,
   config: Config,
-  mountName: string,
-  notes: readonly string[],
+  { mount, notes, rollback }: ServeOptions,
 ): Promise<void> {
   const worker = joinParent()
   const inherited = inheritedSockets(process.env, { pid: process.pid, ...(worker ? { isWorker: true } : {}) })
-  const list = readMountList(mountName, assets)
+  const list = readMountList(mount, assets)
   if (config.server.workers !== undefined && !worker) {
     const logger = createLogger(config.log)
     return await superviseWorkers(config, inherited, logger, (serving) => greet(logger, serving, config, assets, notes))
@@ -49,7 +48,7 @@ async function serve(
     console.error(`mcr: ${error.message}; ending, so that nothing is answered from a broken database`)
     process.exit(70)
   }
-  const app = await createApp(config, assets, handlers, fatal, list.jobs, worker)
+  const app = await createApp(config, assets, handlers, fatal, list.jobs, worker, rollback)
   const server = await startAppServer(app, config, inherited)
   app.startJobs(list.jobs)
   const { url, port, grpcPort, adminPort } = server
@@ -84,6 +83,7 @@ export async function startAppServer(
     newId: app.ctx.newId,
     fetch: (request, exchange) => app.fetch(request, app.ctx, exchange),
     onRequestEnd: (exchange, end) => {
+      app.ended(exchange)
       app.metrics.observe(exchange.endpoint ?? 'none', end.ms / 1000)
       app.logger.request(exchange, end)
     },

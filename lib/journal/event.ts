@@ -28,4 +28,7 @@ export type RegistryEvent =
   | { type: 'keys_rotated'; detail: { kid: string } }
   | { type: 'purged'; detail: { deleted: number; kept: number } }
   | { type: 'gc_started' | 'gc_completed'; detail: { gc_id: string } & Record<string, unknown> }
+  | { type: 'scrub_completed'; detail: { blobs: number; bytes: number; damaged: number; since: number } }
+  | { type: 'rollback_accepted'; detail: { counted: number; noted: number } }
+  | { type: 'restored'; detail: { snapshot: string; made_at: number } }
   | { type: 'retention_applied'; detail: { dropped: number; removed: number; entries: string; until: number } }

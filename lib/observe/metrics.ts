@@ -9,6 +9,8 @@ export const metrics = {
     help: 'Blobs whose file was found missing, of another size, or of other bytes: each one is an alarm.',
     labels: [],
   },
+  scrubbed_blobs_total: { help: 'Stored blobs that the scrub has read again.', labels: [] },
+  scrubbed_bytes_total: { help: 'Bytes that the scrub has read again.', labels: [] },
   decisions_uncounted_total: { help: 'Decisions left out of the hourly aggregate: too many different ones at once.', labels: [] },
   gc_freed_bytes_total: { help: 'Bytes of files that garbage collection removed.', labels: [] },
   gc_removed_total: { help: 'What garbage collection removed, by kind.', labels: ['what'] },

@@ -23,7 +23,15 @@ import { describeVersion } from './version.ts'
 
 export interface CliDeps {
   assets: Assets
-  serve(config: Config, options: { mount: string; notes: readonly string[] }): Promise<void>
+  serve(config: Config, options: ServeOptions): Promise<void>
+}
+
+export interface ServeOptions {
+  mount: string
+  /** for who reads the terminal */
+  notes: readonly string[]
+  /** what to do with a database that is older than its blobs */
+  rollback: 'refuse' | 'accept'
 }
 
 /** Runs one command line. Ends the process with a code of `exitCodes` where the command does not serve. */
@@ -85,10 +93,15 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
         'self-signed',
       ]),
     )
-    .action(async (options: { mount: string; listen?: string; tls?: string }) => {
+    .option('--accept-rollback', 'go on with a database that is older than its blobs; then mcr verify names what is missing')
+    .action(async (options: { mount: string; listen?: string; tls?: string; acceptRollback?: true }) => {
       const config = load(options.listen === undefined ? {} : { 'server.listen_addr': options.listen })
       const prepared = options.tls ? await withSelfSigned(config) : { config, notes: [] }
-      await deps.serve(prepared.config, { mount: options.mount, notes: prepared.notes })
+      await deps.serve(prepared.config, {
+        mount: options.mount,
+        notes: prepared.notes,
+        rollback: options.acceptRollback ? 'accept' : 'refuse',
+      })
     })
   program.addCommand(initCommand())
   program.addCommand(probeCommand(load))

@@ -198,6 +198,15 @@ CREATE TABLE repositories (
   created_at INTEGER NOT NULL,
   deleted_epoch INTEGER
 ) STRICT;
+CREATE TABLE scrub (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  position TEXT NOT NULL DEFAULT '',
+  started_at INTEGER NOT NULL,
+  blobs INTEGER NOT NULL DEFAULT 0,
+  bytes INTEGER NOT NULL DEFAULT 0,
+  damaged INTEGER NOT NULL DEFAULT 0,
+  completed_at INTEGER
+) STRICT;
 CREATE TABLE signing_keys (
   kid TEXT PRIMARY KEY,
   public_jwk TEXT NOT NULL,
