@@ -29,6 +29,7 @@ const phases: Phase[] = [
   ['model', node, ['test/model/run.ts', '--slice']],
   ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
+  ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],
