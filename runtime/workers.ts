@@ -139,8 +139,18 @@ export async function superviseWorkers(
     }
   }, askEveryMs).unref()
 
-  /** One at a time, and none before all serve. */
-  let mayReload = false
+  /** One at a time, and none before all serve: what is asked meanwhile comes after. */
+  let reloads: 'not yet' | 'idle' | 'running' = 'not yet'
+  let reloadAsked = false
+  async function reloadWhileAsked(): Promise<void> {
+    if (!reloadAsked || reloads === 'running') return
+    reloads = 'running'
+    while (reloadAsked && !stopping) {
+      reloadAsked = false
+      await reload()
+    }
+    reloads = 'idle'
+  }
   async function reload(): Promise<void> {
     logger.log({ level: 'info', event: 'workers_replaced', state: 'begun' })
     for (let number = 1; number <= count && !stopping; number++) {
@@ -186,11 +196,8 @@ export async function superviseWorkers(
   process.on('SIGTERM', stop)
   process.on('SIGINT', stop)
   process.on('SIGHUP', () => {
-    if (!mayReload) return
-    mayReload = false
-    void reload().finally(() => {
-      mayReload = true
-    })
+    reloadAsked = true
+    if (reloads === 'idle') void reloadWhileAsked()
   })
 
   // The first one alone: it migrates the database and makes what a first start needs. Where it cannot start, none can.
@@ -201,8 +208,10 @@ export async function superviseWorkers(
   first.leaving = false
   announce(first)
   await Promise.all(Array.from({ length: count - 1 }, (_, index) => keep(index + 2)))
-  mayReload = true
-  if (!stopping) greet(first.serving as Serving)
+  if (stopping) return
+  greet(first.serving as Serving)
+  reloads = 'idle'
+  await reloadWhileAsked()
 }
 
 /** The sockets of the configuration's addresses, under the names that a worker knows them by. */

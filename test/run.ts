@@ -30,6 +30,7 @@ const phases: Phase[] = [
   ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
   ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
+  ['services', node, [...bounds, ...tests('test/services/*.test.ts')]],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],
