@@ -1,5 +1,5 @@
-// Everything that must be green; the first red phase ends it. `npm test -- unit protocol` runs just those. What needs nothing but the build
-// runs two phases at a time, each with its output in one piece: most of them wait for other programs half of their time.
+// Everything that must be green; the first red phase ends it. `npm test -- unit protocol` runs just those. After the build two phases run at
+// a time, each with its output in one piece: most of them wait for other programs half of their time.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { globSync } from 'node:fs'
@@ -35,6 +35,9 @@ const phases: Phase[] = [
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],
   ['conformance', node, ['test/conformance/run.ts']],
+]
+/** One after the other: docker, podman and the others keep things for the whole machine. */
+const clients: Phase[] = [
   ['e2e', node, ['test/e2e/run.ts']],
   ['e2e, three processes', node, ['test/e2e/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['access', node, ['test/e2e/access.ts']],
@@ -50,13 +53,15 @@ const running = new Set<ChildProcess>()
 
 for (const phase of first.filter(isWanted)) await run(phase, 'as it comes')
 const queue = phases.filter(isWanted)
-const lanes = Math.min(2, availableParallelism(), queue.length)
-await Promise.all(
-  Array.from({ length: lanes }, async () => {
-    for (let phase = queue.shift(); phase; phase = queue.shift()) await run(phase, lanes === 1 ? 'as it comes' : 'in one piece')
-  }),
-)
+const serial = clients.filter(isWanted)
+const output = availableParallelism() > 1 && queue.length + serial.length > 1 ? 'in one piece' : 'as it comes'
+const lanes = [lane(serial).then(() => lane(queue)), ...(availableParallelism() > 1 ? [lane(queue)] : [])]
+await Promise.all(lanes)
 console.log(`\nall green in ${seconds(started)}: ${times.join(', ')}`)
+
+async function lane(work: Phase[]): Promise<void> {
+  for (let phase = work.shift(); phase; phase = work.shift()) await run(phase, output)
+}
 
 /** Runs a phase to its end; a red one ends everything. */
 async function run([name, command, args, env]: Phase, output: 'as it comes' | 'in one piece'): Promise<void> {
