@@ -83,6 +83,8 @@ export interface Ports {
   passwords: PasswordHasher
   logins: Pick<Authentication, 'login'>
   limits: Limits
+  /** Room for more. `admit` refuses what would make the registry larger while there is none. Errors: BLOB_FULL. */
+  space: { admit(bytes?: number): void }
   /** SHA-256 without waiting, for the chain of the journal. */
   sha256: Sha256
   /** What this registry is. */

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, statSync } from 'node:fs'
 import { createAuthentication } from '../lib/auth/authenticate.ts'
 import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
+import type { BlobStore } from '../lib/blobs/blob-store.ts'
 import type { Base, Exchange, RegistryContext } from '../lib/context.ts'
 import { type Handler, mount, type Route } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
@@ -19,7 +20,7 @@ import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import { readAuthKey } from './auth-key.ts'
-import { type BlobsFs, openBlobsFs } from './blobs-fs.ts'
+import { openBlobsFs } from './blobs-fs.ts'
 import { missingRoot } from './blobs-fs-root.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
 import type { Config } from './config.ts'
@@ -34,6 +35,7 @@ import { openFor, openingOf, unopened, untilMade } from './ports.ts'
 import { createRemember } from './remember.ts'
 import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
+import { createSpace, keepBallast, spaceGauges, spaceOptions } from './space.ts'
 import type { Worker } from './worker.ts'
 
 /** Data that the build embeds: what lies in files beside the sources. */
@@ -89,6 +91,8 @@ export async function createApp(
   rollback: 'refuse' | 'accept' = 'refuse',
 ): Promise<App> {
   const logger = createLogger(config.log, worker?.number)
+  const log: Base['log'] = (event) => logger.log(event)
+  const space = createSpace({ ...spaceOptions(config), log })
   const opening = openingOf(handlers, jobs)
   const onWait = (missing: string) => logger.log({ level: 'warn', event: 'waiting', missing })
   const marksOnly = opening.database === 'marks'
@@ -98,7 +102,14 @@ export async function createApp(
       async () => (existsSync(config.database.path) ? undefined : `there is no database ${config.database.path}`),
       onWait,
     )
-  const database = await openDatabase(config, onFatal, opening.database)
+  const database = await openDatabase(config, {
+    onFatal: (error) => {
+      log({ level: 'error', event: 'database_lost', error: String(error) })
+      onFatal(error)
+    },
+    onFull: space.full,
+    writes: opening.database,
+  })
   const now = () => Date.now()
   const newId = () => randomUUID()
   if (marksOnly) await untilMade(() => missingInDatabase(database, assets.migrations), onWait)
@@ -107,7 +118,14 @@ export async function createApp(
   const passwords = createPasswords()
   // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
   const admin = opening.key ? await ensureAdmin(database, passwords, config, now()) : undefined
-  const metrics = createMetrics({ walBytes: database.walBytes, version: assets.version }, worker?.gather)
+  const metrics = createMetrics(
+    assets.version,
+    {
+      database_wal_bytes: { help: "Size of the database's write-ahead log.", joined: 'max', value: database.walBytes },
+      ...spaceGauges(space),
+    },
+    worker?.gather,
+  )
   worker?.measures(metrics.snapshot)
   const remember = createRemember(database.revision, now)
   if (config.storage.gcGraceMs < shortGraceMs)
@@ -119,7 +137,7 @@ export async function createApp(
     })
   const { blobs: store, key } = opening
   if (store?.access === 'read') await openFor(store.for, () => untilMade(() => missingRoot(config.storage), onWait))
-  const blobs: BlobsFs | undefined =
+  const blobs: BlobStore | undefined =
     store &&
     (await openFor(store.for, async () =>
       openBlobsFs({
@@ -127,7 +145,7 @@ export async function createApp(
         access: store.access,
         minBytesPerSecond: config.server.minBodyRate,
         rateWindowMs: 60_000,
-        freeFloorBytes: config.storage.freeFloor,
+        admit: space.admit,
         newId,
         // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
         expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
@@ -157,7 +175,6 @@ export async function createApp(
     flush().catch((error) => logger.log({ level: 'warn', event: 'journal_late', error: String(error) }))
   }, gatherMs).unref()
   const needs = { now, remember, count, challenge, note, touch, metadata: database, passwords, tokens }
-  const log: Base['log'] = (event) => logger.log(event)
   const identities = createIdentities({ now, note, log, metadata: database }, config, secret)
   const authentication = createAuthentication(needs, {
     sources: opening.identities ? identities.sources : undefined,
@@ -192,6 +209,7 @@ export async function createApp(
     collector: undefined,
     retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
     files: blobs,
+    space,
     browserLogins: identities.browserLogins,
     ready: async () => {
       await database.read.all('SELECT epoch FROM instance')
@@ -247,6 +265,7 @@ export async function createApp(
         checkpointJournal(secret),
         pruneJournal(config.audit),
         revalidateIdentities(identities.mcias),
+        keepBallast(space),
       ]
       for (const name of names)
         if (!known.some((job) => job.name === name))
@@ -261,7 +280,9 @@ export async function createApp(
       clearInterval(checkpoints)
       clearInterval(gathered)
       await stopJobs?.()
-      await flush({ everything: true })
+      await flush({ everything: true }).catch((error) =>
+        logger.log({ level: 'warn', event: 'journal_late', error: String(error) }),
+      )
       await database.close()
     },
   }

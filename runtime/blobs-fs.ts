@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { closeSync, constants, fchmodSync, open as openFd, statfsSync } from 'node:fs'
+import { closeSync, constants, fchmodSync, open as openFd } from 'node:fs'
 import { lstat, opendir, readFile, rename, unlink } from 'node:fs/promises'
 import { constants as system } from 'node:os'
 import { dirname, join as joinPath } from 'node:path'
@@ -32,18 +32,12 @@ export interface BlobsFsOptions extends StoreRoot {
   /** Slowest body that is still waited for, over a window. */
   minBytesPerSecond: number
   rateWindowMs: number
-  /** Free bytes below which nothing new is taken. */
-  freeFloorBytes: number
+  /** Throws where that many bytes more find no room. Errors: BLOB_FULL. */
+  admit?: (bytes: number) => void
   /** The random part of a segment's name. */
   newId?: () => string
   /** `read`: nothing is made or checked that only writing needs; the store is there already. */
   access?: 'write' | 'read'
-}
-
-/** The port, and what only the process that owns the disk asks. */
-export interface BlobsFs extends BlobStore {
-  /** Bytes that may still be written, as statfs(2) says. */
-  free(): number
 }
 
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants
@@ -55,7 +49,7 @@ const listed = 1000
  * Blobs as files. Order of durability: write, sync the file, rename, sync the directory; only then may a row name it.
  * Errors: a plain Error that says what to change, for a network file system, two file systems, links, directories open to others.
  */
-export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
+export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
   const { layersPath, uploadsPath } = options
   const newId = options.newId ?? (() => randomBytes(16).toString('hex'))
   const shards = options.access === 'read' ? new Set<string>() : await prepareRoot(options)
@@ -71,14 +65,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
     if (!part.startsWith(`${inc}.`)) throw blobStoreError('BLOB_IO', `segment ${part} is not of upload ${inc}`)
     return joinPath(uploadsPath, plain(part))
   }
-  const free = () => {
-    const { bavail, bsize } = statfsSync(uploadsPath)
-    return bavail * bsize
-  }
-  const checkFree = (bytes: number) => {
-    if (free() - bytes < options.freeFloorBytes)
-      throw blobStoreError('BLOB_FULL', `fewer than ${options.freeFloorBytes} bytes would stay free`)
-  }
+  const admit = options.admit ?? (() => undefined)
   /** Memory is about two batches a writer: large ones for few, small ones for many. */
   const batchBytes = () => (writers > 32 ? 64 : writers > 8 ? 256 : 512) * 1024
 
@@ -131,13 +118,12 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
   }
 
   return {
-    free,
     async writeSegment(inc, body, { limit, expected }) {
       if (expected !== undefined && expected > limit)
         throw blobStoreError('BLOB_TOO_LARGE', `${expected} bytes, and the limit is ${limit}`)
-      checkFree(expected ?? 0)
+      admit(expected ?? 0)
       const { minBytesPerSecond, rateWindowMs } = options
-      const rules = { limit, expected, minBytesPerSecond, rateWindowMs, batchBytes, checkSpace: () => checkFree(0) }
+      const rules = { limit, expected, minBytesPerSecond, rateWindowMs, batchBytes, checkSpace: () => admit(0) }
       const { part, value } = await newSegment(inc, (fd) => receive(fd, body, rules))
       return { part, size: value.size, sha256: `sha256:${value.sha256}` as Digest }
     },
@@ -149,7 +135,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobsFs> {
       return true
     },
     async join(inc, segments, algorithm) {
-      checkFree(segments.reduce((sum, segment) => sum + segment.size, 0))
+      admit(segments.reduce((sum, segment) => sum + segment.size, 0))
       const sources = segments.map(({ part, size }) => ({ path: partPath(inc, part), size }))
       const { part, value } = await newSegment(inc, (fd) => copyHashed(fd, sources, algorithm))
       return { segment: { part, size: value.size, sha256: value.sha256 }, digest: value.digest }

@@ -126,7 +126,15 @@ export const keys = {
       byDefault: '64MiB',
       help: 'Most bytes a second that are read for that. What is stored, spread over the cycle, is usually far less.',
     },
-    free_floor: { kind: 'size', byDefault: '1GiB', help: 'Free bytes below which uploads are refused with 507.' },
+    free_floor: {
+      kind: 'size',
+      help: 'Free bytes below which nothing new is taken: pushes are refused with 507. Default: 1GiB or 2 % of the file system, whichever is more.',
+    },
+    ballast: {
+      kind: 'size',
+      byDefault: '64MiB',
+      help: 'Size of a file beside the database that is emptied when the disk is full, so that deletes can be committed; 0: none.',
+    },
   },
   auth: {
     bootstrap_password: { kind: 'secret', help: 'Password of the first admin, instead of a random one.' },

@@ -35,7 +35,8 @@ export interface Config {
     root: string
     layersPath: string
     uploadsPath: string
-    freeFloor: number
+    freeFloor?: number
+    ballast: number
     undeleteWindowMs: number
     gcGraceMs: number
     gcIntervalMs: number
@@ -257,7 +258,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       root,
       layersPath: text('storage.layers_path') ?? join(root, 'blobs'),
       uploadsPath: text('storage.uploads_path') ?? join(root, 'uploads'),
-      freeFloor: number('storage.free_floor'),
+      freeFloor: values.get('storage.free_floor') as number | undefined,
+      ballast: number('storage.ballast'),
       undeleteWindowMs: number('storage.undelete_window'),
       gcGraceMs: number('storage.gc_grace'),
       gcIntervalMs: number('storage.gc_interval'),

@@ -1,5 +1,6 @@
 import type { MetadataStore } from '../lib/metadata/sql.ts'
 import type { Config } from './config.ts'
+import type { DatabaseFileOptions } from './database-file.ts'
 
 /** A metadata store, and what only one that is a file of ours has. */
 export interface Database extends MetadataStore {
@@ -15,12 +16,11 @@ export interface Database extends MetadataStore {
  */
 export async function openDatabase(
   { database }: Pick<Config, 'database'>,
-  onFatal: (error: Error) => void,
-  writes: 'anything' | 'marks' = 'anything',
+  options: Omit<DatabaseFileOptions, 'readOnly'>,
 ): Promise<Database> {
   if (database.url === undefined) {
     const { openDatabaseFile } = await import('./database-file.ts')
-    return await openDatabaseFile(database.path, { onFatal, writes })
+    return await openDatabaseFile(database.path, options)
   }
   const { openDatabaseRemote } = await import('./database-remote.ts')
   return { ...openDatabaseRemote(database.url, database.authToken), walBytes: () => 0 }

@@ -18,6 +18,7 @@ import { missingMigration } from './migrate.ts'
 import { createPasswords } from './passwords.ts'
 import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
+import { createSpace, spaceOptions } from './space.ts'
 
 /** The operations' context on the registry's own host, without a server. */
 export interface LocalRegistry {
@@ -35,9 +36,13 @@ export interface LocalRegistry {
  */
 export async function openLocal(config: Config, assets: Pick<Assets, 'version' | 'migrations'>): Promise<LocalRegistry> {
   if (config.database.url === undefined) becomeOwner(config.database.path)
-  const metadata = await openDatabase(config, (error) => {
-    console.error(`mcr: ${error.message}`)
-    process.exit(1)
+  const space = createSpace({ ...spaceOptions(config), log: () => undefined })
+  const metadata = await openDatabase(config, {
+    onFatal: (error) => {
+      console.error(`mcr: ${error.message}`)
+      process.exit(1)
+    },
+    onFull: space.full,
   })
   const missing = await missingMigration(metadata, assets.migrations)
   if (missing !== undefined)
@@ -77,7 +82,6 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
           ...config.storage,
           minBytesPerSecond: config.server.minBodyRate,
           rateWindowMs: 60_000,
-          freeFloorBytes: config.storage.freeFloor,
           newId,
           expectExisting: (await metadata.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
         })

@@ -17,11 +17,11 @@ export async function addUp(snapshots: readonly MetricSnapshot[]): Promise<Metri
   return await AggregatorRegistry.aggregate(snapshots as unknown as object[]).getMetricsAsJSON()
 }
 
-/** The process's numbers, under `mcr_`. `walBytes` is asked at each scrape; `gather` gives the numbers of all workers where there are several. */
-export function createMetrics(
-  gauges: { walBytes: () => number; version: string },
-  gather?: () => Promise<readonly MetricSnapshot[]>,
-): Metrics {
+/** What is asked at each scrape; `joined` says what several workers' values make. */
+export type Gauges = Readonly<Record<string, { help: string; joined: 'max' | 'min' | 'sum'; value: () => number }>>
+
+/** The process's numbers, under `mcr_`; `gather` gives the numbers of all workers where there are several. */
+export function createMetrics(version: string, gauges: Gauges, gather?: () => Promise<readonly MetricSnapshot[]>): Metrics {
   const register = new Registry()
   collectDefaultMetrics({ register, prefix: 'mcr_' })
   const counters = new Map<string, Counter>()
@@ -34,22 +34,23 @@ export function createMetrics(
     buckets: [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 600],
     registers: [register],
   })
-  new Gauge({
-    name: 'mcr_database_wal_bytes',
-    help: "Size of the database's write-ahead log.",
-    aggregator: 'max',
-    registers: [register],
-    collect() {
-      this.set(gauges.walBytes())
-    },
-  })
+  for (const [name, { help, joined, value }] of Object.entries(gauges))
+    new Gauge({
+      name: `mcr_${name}`,
+      help,
+      aggregator: joined,
+      registers: [register],
+      collect() {
+        this.set(value())
+      },
+    })
   new Gauge({
     name: 'mcr_info',
     help: 'The version that runs.',
     labelNames: ['version'],
     aggregator: 'first',
     registers: [register],
-  }).set({ version: gauges.version }, 1)
+  }).set({ version }, 1)
   return {
     count: (metric, labels, by = 1) => counters.get(metric)?.inc(labels ?? {}, by),
     observe: (endpoint, seconds) => durations.observe({ endpoint }, seconds),

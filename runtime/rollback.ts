@@ -1,6 +1,6 @@
+import type { BlobStore } from '../lib/blobs/blob-store.ts'
 import type { Base } from '../lib/context.ts'
 import { change } from '../lib/journal/change.ts'
-import type { BlobsFs } from './blobs-fs.ts'
 import type { Database } from './database.ts'
 
 /**
@@ -11,7 +11,7 @@ import type { Database } from './database.ts'
  */
 export async function checkRollback(
   ctx: Pick<Base, 'now' | 'newId' | 'log'> & { metadata: Database },
-  blobs: Pick<BlobsFs, 'lastReaped'>,
+  blobs: Pick<BlobStore, 'lastReaped'>,
   where: { database: string; layersPath: string },
   rollback: 'refuse' | 'accept',
 ): Promise<void> {

@@ -49,7 +49,7 @@ const onlyIn: [what: RegExp, files: RegExp, why: string][] = [
   [/^import Database from 'libsql'/m, /^runtime\/database-file\.ts$/, 'the driver aborts the process on values it does not know'],
   [
     /-shm/,
-    /^runtime\/database-file\.ts$|^test\/|^lib\/metadata/,
+    /^runtime\/database-changes\.ts$|^test\/|^lib\/metadata/,
     'closing another descriptor of that file drops the locks of the process',
   ],
 ]

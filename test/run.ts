@@ -31,6 +31,7 @@ const phases: Phase[] = [
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
   ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
   ['services', node, [...bounds, ...tests('test/services/*.test.ts')]],
+  ['limits', node, [...bounds, ...tests('test/limits/**/*.test.ts')]],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['schema', node, ['test/schema/run.ts']],

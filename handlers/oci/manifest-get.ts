@@ -2,6 +2,7 @@ import { matchesIfNoneMatch } from '../../lib/http/conditional.ts'
 import { endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
 import { apiVersion } from '../../lib/http/response.ts'
+import { unlessFull } from '../../lib/metadata/errors.ts'
 import { findManifest, readManifestBody, type StoredManifest, touchManifest } from '../../lib/metadata/manifests.ts'
 
 /** Bodies up to this many bytes are remembered with their row; larger ones are read each time. */
@@ -40,7 +41,7 @@ export default handler(
       if (request.method === 'HEAD') {
         // T4: whoever may push and asks whether it is there may build on the answer, so an old row is made warm again.
         if (manifest.ownEpoch < manifest.epoch && (await decide('registry:push', { repository: name })).allow)
-          await ctx.metadata.write((write) => touchManifest(write, manifest.id))
+          await unlessFull(ctx.metadata.write((write) => touchManifest(write, manifest.id)))
         return new Response(null, { headers })
       }
       const condition = request.headers.get('if-none-match')

@@ -34,11 +34,12 @@ export default handler(
     path,
     action: 'registry:push',
     errors,
-    needs: ['metadata', 'limits'],
+    needs: ['metadata', 'limits', 'space'],
     async handle(call, ctx) {
       const { request, params, principal, exchange, error } = call
       const { name, reference } = params
       const tags = tagsOf(call, ctx.limits.tagsPerRequest)
+      ctx.space.admit()
       const body = await readBody(request, ctx.limits.manifestBytes, 'MANIFEST_INVALID')
       const digest = await digestOf(body, reference.kind === 'digest' ? algorithmOf(reference.digest) : 'sha256')
       if (reference.kind === 'digest' && digest !== reference.digest)

@@ -12,7 +12,7 @@ import { countUploads, insertUpload, type Upload } from '../../lib/metadata/uplo
 import { type Digest, parseAlgorithm, parseDigest } from '../../lib/oci/digest.ts'
 import { parseRepositoryName, type RepositoryName, type UploadId } from '../../lib/oci/names.ts'
 
-type Needs = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits'>
+type Needs = Base & Pick<Ports, 'metadata' | 'blobs' | 'limits' | 'space'>
 type Codes = 'DIGEST_INVALID' | 'SIZE_INVALID' | 'NAME_INVALID' | 'TOOMANYREQUESTS' | 'BLOB_UPLOAD_INVALID'
 
 /** POST /v2/<name>/blobs/uploads/: mounts a blob, takes a whole one, or starts an upload; in that order, by its query. */
@@ -23,9 +23,10 @@ export default handler(
     path: '/v2/:name+/blobs/uploads/',
     action: 'registry:push',
     errors: ['DIGEST_INVALID', 'SIZE_INVALID', 'NAME_INVALID', 'TOOMANYREQUESTS', 'BLOB_UPLOAD_INVALID'],
-    needs: ['metadata', 'blobs', 'limits'],
+    needs: ['metadata', 'blobs', 'limits', 'space'],
     async handle(call, ctx) {
       const { query, params } = call
+      ctx.space.admit()
       const mount = query.get('mount')
       if (mount !== null) {
         const digest = parseDigest(mount)

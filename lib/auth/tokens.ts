@@ -1,3 +1,4 @@
+import { metadataError, unlessFull } from '../metadata/errors.ts'
 import type { MetadataStore, Sql } from '../metadata/sql.ts'
 import { importTokenKey, type JwtKey, makeTokenKeyPair, signRegistryToken, verifyRegistryToken } from './jwt.ts'
 import type { Access } from './scope.ts'
@@ -74,7 +75,9 @@ export function createTokenKeys(options: {
     if (signing && now() - signing.createdAt < rotateMs && now() - signing.checkedAt < recheckMs) return signing
     const sealing = await sealingKey()
     const newest = await newestKey(metadata.read, now() - rotateMs)
-    const row = newest ?? (await makeKey(sealing))
+    // On a full disk an old key signs on: logging in to pull or to delete must not fail for want of space.
+    const row = newest ?? (await unlessFull(makeKey(sealing))) ?? (await newestKey(metadata.read, 0))
+    if (!row) throw metadataError('DB_FULL', 'no space for the first signing key')
     const key = await importTokenKey(await unseal(sealing, row.sealed, row.kid))
     signing = { kid: row.kid, key, createdAt: row.createdAt, checkedAt: now() }
     return signing

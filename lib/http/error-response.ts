@@ -26,8 +26,10 @@ export function errorResponse(error: unknown, ctx: Base, exchange: Exchange): Re
 /** What went wrong, in the words of the one table; counted, kept for the log, and a denial for the journal. */
 export function refusalOf(error: unknown, ctx: Pick<Base, 'count' | 'note'>, exchange: Exchange): OciError {
   const refusal = isOciError(error) ? error : translate(error)
+  const limit = isOciError(error) ? undefined : limits[(error as { code?: string }).code as keyof typeof limits]
+  if (limit) ctx.count('limits_reached_total', { limit })
+  if (refusal.status >= 500) exchange.cause = limit ? (error as Error).message : error
   exchange.errorCode = refusal.code
-  if (refusal.status >= 500) exchange.cause = error
   ctx.count('errors_total', { code: refusal.code })
   // J1: every 403, whoever said it.
   if (refusal.code === 'DENIED') {
@@ -60,6 +62,23 @@ function challengeOf({ status }: OciError): Record<string, string> {
   return status === 401 ? { 'WWW-Authenticate': 'Bearer realm="mcr"' } : {}
 }
 
+/** Bounds that a request can meet, as they are counted. */
+const limits = {
+  BLOB_FULL: 'disk',
+  DB_FULL: 'disk',
+  DB_BUSY: 'database_lock',
+  BLOB_BUSY: 'open_files',
+  BLOB_SLOW: 'body_rate',
+} as const
+
+/** RFC 4918 §11.5: the server cannot store what it needs to. */
+const full = (detail: string) =>
+  ociError('UNAVAILABLE', detail, {
+    status: 507,
+    message: 'the registry is full: nothing new is taken, pulling and deleting go on',
+    headers: { 'Retry-After': '60' },
+  })
+
 /** Failures of the ports, in the protocol's words. Recognised by code: classes do not survive a bundle boundary. */
 function translate(error: unknown): OciError {
   if (isBlobStoreError(error)) {
@@ -75,13 +94,12 @@ function translate(error: unknown): OciError {
       case 'BLOB_BUSY':
         return ociError('UNAVAILABLE', 'too many requests at once', { headers: { 'Retry-After': '2' } })
       case 'BLOB_FULL':
-        return ociError('UNAVAILABLE', 'no space left for blobs', { status: 507, headers: { 'Retry-After': '60' } })
+        return full(error.message)
     }
   }
   if (isMetadataError(error)) {
     if (error.code === 'DB_BUSY') return ociError('UNAVAILABLE', 'the database is busy', { headers: { 'Retry-After': '1' } })
-    if (error.code === 'DB_FULL')
-      return ociError('UNAVAILABLE', 'no space left for metadata', { status: 507, headers: { 'Retry-After': '60' } })
+    if (error.code === 'DB_FULL') return full('no space for the database')
   }
   return ociError('UNKNOWN')
 }

@@ -6,6 +6,16 @@ export function isMetadataError(error: unknown): error is MetadataError {
   return typeof code === 'string' && code.startsWith('DB_')
 }
 
+/** What a full disk keeps from being written, where the answer does not hang on it: undefined then. A read must not fail for want of space. */
+export async function unlessFull<T>(work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work
+  } catch (error) {
+    if (isMetadataError(error) && error.code === 'DB_FULL') return undefined
+    throw error
+  }
+}
+
 export function metadataError(code: MetadataErrorCode, message: string, cause?: unknown): MetadataError {
   return Object.assign(new Error(message, { cause }), { code })
 }

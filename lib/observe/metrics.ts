@@ -14,6 +14,7 @@ export const metrics = {
   decisions_uncounted_total: { help: 'Decisions left out of the hourly aggregate: too many different ones at once.', labels: [] },
   gc_freed_bytes_total: { help: 'Bytes of files that garbage collection removed.', labels: [] },
   gc_removed_total: { help: 'What garbage collection removed, by kind.', labels: ['what'] },
+  limits_reached_total: { help: 'Requests and connections that met a bound, by its name.', labels: ['limit'] },
   jobs_total: { help: 'Runs of background jobs by result.', labels: ['job', 'result'] },
 } as const
 export type MetricName = keyof typeof metrics

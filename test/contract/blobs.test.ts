@@ -7,17 +7,20 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statfsSync,
   statSync,
   symlinkSync,
   truncateSync,
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { Readable } from 'node:stream'
 import { test } from 'node:test'
 import { Request as PonyfillRequest, Response as PonyfillResponse } from '@whatwg-node/fetch'
 import type { Digest } from '../../lib/oci/digest.ts'
 import { openBlobsFs } from '../../runtime/blobs-fs.ts'
+import { createSpace } from '../../runtime/space.ts'
 import { bytesOf, digestOf, openTestBlobs, randomBytesOf, source, storeBlob, treeOf } from '../support/blobs.ts'
 
 const limit = 1024 ** 3
@@ -107,9 +110,12 @@ test('a body that stalls is given up', async (t) => {
 })
 
 test('no upload begins when less than the floor would stay free', async (t) => {
-  const { store, root } = await openTestBlobs(t)
-  const free = store.free()
-  const floored = await openTestBlobs(t, { freeFloorBytes: free * 2 })
+  const { bavail, bsize } = statfsSync(tmpdir())
+  const free = bavail * bsize
+  const spaceOf = (floorBytes: number) =>
+    createSpace({ directory: tmpdir(), blobsDirectory: tmpdir(), floorBytes, ballastBytes: 0, log: () => undefined })
+  const { store, root } = await openTestBlobs(t, { admit: spaceOf(0).admit })
+  const floored = await openTestBlobs(t, { admit: spaceOf(free * 2).admit })
   await assert.rejects(floored.store.writeSegment('up', source(randomBytesOf(10)), { limit }), { code: 'BLOB_FULL' })
   await assert.rejects(store.writeSegment('up', null, { limit: free * 4, expected: free * 2 }), { code: 'BLOB_FULL' })
   await assert.rejects(floored.store.join('up', [], 'sha256'), { code: 'BLOB_FULL' })

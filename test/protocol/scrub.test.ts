@@ -14,7 +14,6 @@ const blobs = await openBlobsFs({
   uploadsPath: `${registry.root}/uploads`,
   minBytesPerSecond: 1024,
   rateWindowMs: 60_000,
-  freeFloorBytes: 0,
 })
 const digests: string[] = []
 for (let at = 0; at < 12; at++) digests.push(await pushBlob(registry, 'scrub/app', Buffer.alloc(64 * 1024 + at, `blob ${at}`)))

@@ -6,14 +6,14 @@ import { Readable } from 'node:stream'
 import type { TestContext } from 'node:test'
 import type { BlobStore } from '../../lib/blobs/blob-store.ts'
 import type { Algorithm, Digest } from '../../lib/oci/digest.ts'
-import { type BlobsFs, type BlobsFsOptions, openBlobsFs } from '../../runtime/blobs-fs.ts'
+import { type BlobsFsOptions, openBlobsFs } from '../../runtime/blobs-fs.ts'
 
 /** A blob store on real files in a directory of its own, gone after the test. */
 export async function openTestBlobs(
   t: TestContext,
   overrides: Partial<BlobsFsOptions> = {},
   base = tmpdir(),
-): Promise<{ store: BlobsFs; root: string; options: BlobsFsOptions; openFiles: () => number; rmdir: (path: string) => void }> {
+): Promise<{ store: BlobStore; root: string; options: BlobsFsOptions; openFiles: () => number; rmdir: (path: string) => void }> {
   const root = mkdtempSync(join(base, 'mcr-blobs-'))
   t.after(() => rmSync(root, { recursive: true, force: true }))
   const options: BlobsFsOptions = {
@@ -21,7 +21,6 @@ export async function openTestBlobs(
     uploadsPath: join(root, 'uploads'),
     minBytesPerSecond: 1024,
     rateWindowMs: 60_000,
-    freeFloorBytes: 0,
     ...overrides,
   }
   return { store: await openBlobsFs(options), root, options, openFiles: countOpenFiles, rmdir: rmdirSync }

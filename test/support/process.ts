@@ -61,7 +61,14 @@ export function mcrCommand(): [file: string, ...args: string[]] {
 export function spawnRegistry(args: string[], settings: Record<string, string>): ChildProcess {
   const [file, ...first] = mcrCommand()
   const child = spawn(file, [...first, 'serve', ...args], {
-    env: { PATH: process.env.PATH, HOME: process.env.HOME, MCR_LOG_FORMAT: 'json', ...settings, MCR_LOG_LEVEL: 'info' },
+    env: {
+      PATH: process.env.PATH,
+      HOME: process.env.HOME,
+      MCR_LOG_FORMAT: 'json',
+      MCR_STORAGE_BALLAST: '0',
+      ...settings,
+      MCR_LOG_LEVEL: 'info',
+    },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   const kill = () => child.kill('SIGKILL')
@@ -72,7 +79,13 @@ export function spawnRegistry(args: string[], settings: Record<string, string>):
 
 /** Starts the built registry with an admin of that password on a free loopback port, and waits until it is ready. */
 export async function startRegistry(
-  options: { tls?: { cert: string; key: string }; env?: Record<string, string>; port?: number } = {},
+  options: {
+    tls?: { cert: string; key: string }
+    env?: Record<string, string>
+    port?: number
+    /** Hears every line of the log; without it errors are shown. */
+    onLog?: (line: string) => void
+  } = {},
 ): Promise<RegistryProcess> {
   const dir = mkdtempSync(join(tmpdir(), 'mcr-data-'))
   let child: ChildProcess
@@ -87,7 +100,7 @@ export async function startRegistry(
       ...(options.tls ? { MCR_SERVER_TLS_CERT: options.tls.cert, MCR_SERVER_TLS_KEY: options.tls.key } : {}),
       ...options.env,
     })
-    port = await listeningPort(child)
+    port = await listeningPort(child, options.onLog)
   }
   await start()
   const stop = async (signal: NodeJS.Signals = 'SIGTERM') => {
@@ -114,13 +127,18 @@ export async function startRegistry(
   }
 }
 
-/** The port that the log line `listening` names; the rest of the log is kept out of the way, errors are shown. */
-export async function listeningPort(child: ChildProcess): Promise<number> {
+/** The port that the log line `listening` names; `onLog` hears the log, by default its errors are shown. */
+export async function listeningPort(
+  child: ChildProcess,
+  onLog = (line: string) => {
+    if (line.includes('"level":"error"')) console.error(line)
+  },
+): Promise<number> {
   let text = ''
   let found = false
   return await new Promise((resolve, reject) => {
     child.stdout?.on('data', (chunk: Buffer) => {
-      for (const line of `${chunk}`.split('\n')) if (line.includes('"level":"error"')) console.error(line)
+      for (const line of `${chunk}`.split('\n')) onLog(line)
       if (found) return
       text += chunk
       const port = /"port":([0-9]+)/.exec(text)?.[1]

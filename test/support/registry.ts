@@ -59,6 +59,7 @@ export async function testRegistry(env: Record<string, string> = {}, jobs: reado
     MCR_AUTH_BOOTSTRAP_PASSWORD: password,
     MCR_LOG_LEVEL: 'error',
     MCR_STORAGE_FREE_FLOOR: '0',
+    MCR_STORAGE_BALLAST: '0',
     ...env,
   }
   const backend =
