@@ -109,14 +109,14 @@ export function createReader(): BlobReader {
     return bytes
   }
 
-  function stream(fd: number, parts: readonly Part[]): BodyInit {
+  function stream(fd: number, parts: readonly Part[], file?: string): BodyInit {
     streams++
     // Reading ahead keeps one fast client busy; for many slow ones it doubles what each of them holds.
     const ahead = streams > manyStreams ? 0 : chunkBytes()
     const body = fileStream(fd, parts, ahead, chunkBytes, take, () => {
       streams--
     })
-    return Object.assign(body, { release }) as unknown as BodyInit
+    return Object.assign(body, { release, file }) as unknown as BodyInit
   }
 
   return {
@@ -126,7 +126,7 @@ export function createReader(): BlobReader {
       if (fd === undefined) return undefined
       const at = range?.first ?? 0
       const length = range ? range.last - range.first + 1 : size
-      if (length > smallBytes) return stream(fd, [{ at, length }])
+      if (length > smallBytes) return stream(fd, [{ at, length }], path)
       try {
         return (await readWhole(fd, at, length, direct)) as unknown as BodyInit
       } finally {
@@ -145,8 +145,11 @@ export function createReader(): BlobReader {
   }
 }
 
-/** A body that takes its chunks back: `release` may be called with one when its bytes have left, and never before. */
-export type ReleasingBody = Readable & { release?: (chunk: Uint8Array) => void }
+/**
+ * A body that takes its chunks back: `release` may be called with one when its bytes have left, and never before. `file` is where they come
+ * from, if they are one stretch of one file.
+ */
+export type ReleasingBody = Readable & { release?: (chunk: Uint8Array) => void; file?: string }
 
 /** A stream over parts of an open file. A file that ends early breaks the stream: a short body must not look like a whole one. */
 function fileStream(

@@ -49,6 +49,16 @@ export const keys = {
       kind: 'workers',
       help: 'Processes that serve, under a parent that keeps them alive and replaces them on SIGHUP: a number, or auto for one a processor. Unset: this process serves, without a parent.',
     },
+    accel: {
+      kind: ['off', 'nginx', 'caddy'],
+      byDefault: 'off',
+      help: 'Whether a trusted proxy sends large blobs itself, by X-Accel-Redirect; its configuration is that of mcr routes --accel.',
+    },
+    accel_prefix: {
+      kind: 'text',
+      byDefault: '/_mcr_blobs/',
+      help: 'The internal path under which the proxy has storage.layers_path.',
+    },
     shutdown_timeout: { kind: 'duration', byDefault: '60s', help: 'How long running requests may take to end after SIGTERM.' },
     max_connections: { kind: 'count', byDefault: '4096', help: 'Connections at a time, in each process.' },
     max_connections_per_address: {

@@ -23,6 +23,8 @@ export interface Config {
     tlsKey?: string
     publicUrl?: string
     trustedProxies: readonly string[]
+    accel: 'off' | 'nginx' | 'caddy'
+    accelPrefix: string
     /** Absent: no parent, and this process serves. */
     workers?: number
     shutdownTimeoutMs: number
@@ -222,6 +224,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
   if (number('auth.token_ttl') < 60_000) problem('auth.token_ttl', '60s at least: clients raise shorter lives to that')
   if (number('limits.manifest_size') > 4 * 2 ** 20) problem('limits.manifest_size', '4MiB at most: clients read no larger ones')
   if (text('mcias.server_url')?.startsWith('http:')) problem('mcias.server_url', 'an https address: passwords go there')
+  if (!/^\/[A-Za-z0-9._/-]*\/$/.test(text('server.accel_prefix') ?? ''))
+    problem('server.accel_prefix', 'a path such as /_mcr_blobs/, beginning and ending in a slash')
   const issuer = text('sso.issuer')
   if (
     issuer !== undefined &&
@@ -244,6 +248,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       publicUrl: text('server.public_url'),
       trustedProxies: (values.get('server.trusted_proxies') ?? []) as readonly string[],
       workers: workersOf(text('server.workers')),
+      accel: text('server.accel') as Config['server']['accel'],
+      accelPrefix: text('server.accel_prefix') ?? '',
       shutdownTimeoutMs: number('server.shutdown_timeout'),
       maxConnections: number('server.max_connections'),
       maxConnectionsPerAddress: number('server.max_connections_per_address'),

@@ -1,4 +1,5 @@
 import { chmodSync, existsSync, statSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'libsql'
 import { metadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore } from '../lib/metadata/sql.ts'
@@ -8,6 +9,7 @@ import { type Connection, patiently, sqlOver, withRoom } from './database-sql.ts
 
 /** The driver's own wait blocks the event loop, so it is short and the rest of the waiting is ours. */
 const busyTimeoutMs = 5
+const connectWaitMs = 10_000
 /** The log is copied into the database when so many of its pages are not there yet: 8 MiB. The size that raises an alarm is eight times that. */
 const pagesToCopy = 2048
 
@@ -31,9 +33,10 @@ export interface DatabaseFileOptions extends Omit<CommitOptions, 'onFull'> {
 export async function openDatabaseFile(path: string, options: DatabaseFileOptions): Promise<FileDatabase> {
   const { onFatal, onFull = () => false } = options
   const fresh = !existsSync(path)
-  const writer = options.readOnly ? undefined : withRoom(() => connect(path, 'write'), onFull)
+  const open = (file: string, mode: 'read' | 'write') => inTime(() => withRoom(() => connect(file, mode), onFull))
+  const writer = options.readOnly ? undefined : await open(path, 'write')
   if (fresh && writer) chmodSync(path, 0o600)
-  const reader = withRoom(() => connect(`file:${path}?mode=ro`, 'read'), onFull)
+  const reader = await open(`file:${path}?mode=ro`, 'read')
   const changes = watchChanges(path, onFatal)
   const read = sqlOver(reader, (call) => patiently(call, performance.now(), onFatal))
   const group =
@@ -74,6 +77,18 @@ export async function openDatabaseFile(path: string, options: DatabaseFileOption
       copier?.close()
       writer?.close()
     },
+  }
+}
+
+/** Processes that start together on a new file wait for whoever makes it. */
+async function inTime(open: () => Connection): Promise<Connection> {
+  for (const deadline = Date.now() + connectWaitMs; ; ) {
+    try {
+      return open()
+    } catch (error) {
+      if (!`${(error as { code?: string }).code}`.startsWith('SQLITE_BUSY') || Date.now() > deadline) throw error
+      await sleep(20 * (0.5 + Math.random()))
+    }
   }
 }
 

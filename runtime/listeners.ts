@@ -1,3 +1,4 @@
+import { chmodSync, lstatSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import {
   createServer as createHttp2Server,
@@ -6,9 +7,10 @@ import {
   type Http2Server,
   type ServerHttp2Session,
 } from 'node:http2'
-import type { Socket } from 'node:net'
+
+import { type AddressInfo, connect, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import { isLoopback, plainAddress } from './addresses.ts'
+import { isLoopback, parseListen, plainAddress } from './addresses.ts'
 import type { Connections } from './drain.ts'
 import type { ServerOptions } from './server.ts'
 import type { LoadedTls } from './tls.ts'
@@ -53,6 +55,62 @@ function secureServer(tls: LoadedTls): Http2SecureServer {
   } as never)
 }
 
+/** What sockaddr_un holds, less what the temporary name adds. */
+const socketPathMost = 95
+
+/**
+ * Listens on `host:port`, or on `unix:` and a path: a socket of mode 0660, which says who may be the proxy in front. One that a dead process
+ * left is replaced, one that still answers is not.
+ * Shape: the port, 0 for a socket; and what takes the socket's file away.  Errors: a plain Error that says what to change.
+ */
+export async function listenOn(server: AnyServer, listen: string): Promise<{ port: number; leave(): void }> {
+  const heard = (start: (done: () => void) => void) =>
+    new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      start(resolve)
+    })
+  if (!listen.startsWith('unix:')) {
+    const { host, port } = parseListen(listen)
+    await heard((done) => server.listen(port, host, done))
+    return { port: (server.address() as AddressInfo).port, leave: () => undefined }
+  }
+  const path = listen.slice(5)
+  if (Buffer.byteLength(path) > socketPathMost)
+    throw new Error(`the path of a socket has ${socketPathMost} bytes at most: choose a shorter one than ${path}`)
+  await refuseTaken(path)
+  // Under another name first: nobody meets the socket before it listens, with the rights it is to have.
+  const temporary = `${path}.${process.pid}`
+  rmSync(temporary, { force: true })
+  await heard((done) => server.listen(temporary, done))
+  chmodSync(temporary, 0o660)
+  const { ino } = lstatSync(temporary)
+  renameSync(temporary, path)
+  return {
+    port: 0,
+    leave() {
+      if (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) rmSync(path, { force: true })
+    },
+  }
+}
+
+/** Errors: a plain Error where something answers at `path`, or where it is no socket. */
+async function refuseTaken(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (!found) return
+  if (!found.isSocket()) throw new Error(`${path} is there and is no socket: remove it, or listen elsewhere`)
+  const answers = await new Promise<boolean>((resolve, reject) => {
+    const socket = connect(path)
+    socket.once('connect', () => {
+      socket.destroy()
+      resolve(true)
+    })
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'ECONNREFUSED' || error.code === 'ENOENT' ? resolve(false) : reject(error),
+    )
+  })
+  if (answers) throw new Error(`another process listens on ${path}: end it first, or listen elsewhere`)
+}
+
 /** Keeps connections within their limits, and at hand for the end. */
 export function countSockets(
   server: AnyServer,
@@ -73,7 +131,7 @@ export function countSockets(
   server.on('connection', (socket: Socket) => {
     const address = plainAddress(socket.remoteAddress)
     const count = (perAddress.get(address) ?? 0) + 1
-    const proxied = options.trustedProxies.length > 0 || isLoopback(address)
+    const proxied = options.trustedProxies.length > 0 || isLoopback(address) || address === 'unix'
     if (sockets.size >= options.limits.connections || (count > options.limits.connectionsPerAddress && !proxied)) {
       socket.destroy()
       return

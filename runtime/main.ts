@@ -1,4 +1,5 @@
 import { existsSync, readFileSync } from 'node:fs'
+import { normalize } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import type { Handler } from '../lib/http/mount.ts'
 import { type App, type Assets, createApp } from './app.ts'
@@ -78,6 +79,10 @@ export async function startAppServer(
     grpc: app.servesRpc ? createGrpc(app.ctx) : undefined,
     tls: server.tlsCert !== undefined && server.tlsKey !== undefined ? { cert: server.tlsCert, key: server.tlsKey } : undefined,
     trustedProxies: server.trustedProxies,
+    accel:
+      server.accel === 'off'
+        ? undefined
+        : { proxy: server.accel, prefix: server.accelPrefix, directory: normalize(config.storage.layersPath) },
     publicUrl: server.publicUrl,
     limits: { connections: server.maxConnections, connectionsPerAddress: server.maxConnectionsPerAddress },
     newId: app.ctx.newId,

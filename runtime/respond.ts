@@ -2,6 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { Http2ServerRequest } from 'node:http2'
 import type { Readable } from 'node:stream'
 import type { Exchange } from '../lib/context.ts'
+import { type Accel, accelPath } from './accel.ts'
 import type { ReleasingBody } from './blobs-fs-read.ts'
 import type { Req, Res } from './server.ts'
 
@@ -38,7 +39,7 @@ export function send(
   req: Req,
   res: Res,
   progress: Progress,
-  options: { secure: boolean; close: boolean },
+  options: { secure: boolean; close: boolean; accel: Accel | undefined },
 ): void {
   const stream = () => (response.body as unknown as { readable?: Readable } | null)?.readable
   if (res.destroyed || res.writableEnded) {
@@ -51,6 +52,12 @@ export function send(
   head.push(...always)
   if (options.secure) head.push(...hsts)
   if (req.httpVersionMajor === 1 && options.close) head.push('Connection', 'close')
+  const elsewhere = options.accel && accelPath(options.accel, req, response.status, stream())
+  if (elsewhere !== undefined) {
+    stream()?.destroy()
+    handOver(res, head, elsewhere, response.status === 206, progress)
+    return
+  }
   ;(res as { writeHead(status: number, headers: string[]): void }).writeHead(response.status, head)
   res.once('finish', () => {
     progress.finished = true
@@ -71,6 +78,22 @@ export function send(
     if (!head.some((name) => name.toLowerCase() === 'content-length')) (res as ServerResponse).flushHeaders()
     pump(body, res, progress)
   } else res.end()
+}
+
+/** The proxy in front sends the file: it gets every header but those of a body, which it makes itself. */
+function handOver(res: Res, head: readonly string[], path: string, partial: boolean, progress: Progress): void {
+  // nginx says Accept-Ranges itself where it sends the whole file, and only there.
+  const own = partial ? /^content-(length|range)$/i : /^(content-(length|range)|accept-ranges)$/i
+  const kept: string[] = []
+  for (let at = 0; at < head.length; at += 2)
+    if (!own.test(head[at] as string)) kept.push(head[at] as string, head[at + 1] as string)
+  // Without a length of 0 nginx would close the connection to us.
+  kept.push('X-Accel-Redirect', path, 'Content-Length', '0')
+  ;(res as { writeHead(status: number, headers: string[]): void }).writeHead(200, kept)
+  res.once('finish', () => {
+    progress.finished = true
+  })
+  res.end()
 }
 
 /** The header object as it was given, if nothing changed it; hop-by-hop names hang an HTTP/2 response and never pass. */

@@ -6,10 +6,11 @@ import { Request as PonyfillRequest, Response as PonyfillResponse } from '@whatw
 import { normalizeNodeRequest } from '@whatwg-node/server'
 import type { Exchange } from '../lib/context.ts'
 import { checkTarget, isHost } from '../lib/http/target.ts'
+import type { Accel } from './accel.ts'
 import { isLoopback, networkMatcher, parseListen, plainAddress } from './addresses.ts'
 import { type Connections, drainServers } from './drain.ts'
 import { isGrpc } from './grpc.ts'
-import { type AnyServer, countSockets, limitSessions, makeServer, onClientError, type Part } from './listeners.ts'
+import { type AnyServer, countSockets, limitSessions, listenOn, makeServer, onClientError, type Part } from './listeners.ts'
 import { drainBody, refuse, send } from './respond.ts'
 import type { InheritedSocket } from './sockets.ts'
 import { currentStamp, isNameOf, type LoadedTls, loadTls, type TlsFiles } from './tls.ts'
@@ -41,6 +42,8 @@ export interface ServerOptions {
   tls?: TlsFiles
   /** Networks whose X-Forwarded-* headers count. */
   trustedProxies: readonly string[]
+  /** Who sends blobs in our place: only for requests that came through a trusted proxy. */
+  accel?: Accel
   /** The registry's own address, without a trailing slash. */
   publicUrl?: string
   limits: { connections: number; connectionsPerAddress: number }
@@ -82,6 +85,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const state: State = { draining: false, active: 0, uses: new Map() }
   const connections: Connections = { sockets: new Set(), uses: state.uses, sessions: new Set() }
   const servers: AnyServer[] = []
+  const leaving: (() => void)[] = []
 
   async function open(listen: string | InheritedSocket, part: Part): Promise<number> {
     const server = makeServer(tls, part)
@@ -93,19 +97,18 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
     countSockets(server, options, connections)
     limitSessions(server, connections.sessions)
+    if (typeof listen === 'string') {
+      const { port, leave } = await listenOn(server, listen)
+      leaving.push(leave)
+      return port
+    }
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject)
-      if (typeof listen !== 'string') server.listen({ fd: listen.fd }, () => resolve())
-      else if (listen.startsWith('unix:')) server.listen(listen.slice(5), () => resolve())
-      else {
-        const { port, host } = parseListen(listen)
-        server.listen(port, host, () => resolve())
-      }
+      server.listen({ fd: listen.fd }, () => resolve())
     })
     const bound = server.address() as AddressInfo | string | null
     if (typeof bound === 'string' || bound === null) return 0
-    if (typeof listen !== 'string')
-      checkClear(`${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`, options)
+    checkClear(`${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`, options)
     return bound.port
   }
 
@@ -145,13 +148,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
 
   return {
-    url: options.publicUrl ?? `${tls ? 'https' : 'http'}://${shownHost(options.listen)}:${port}`,
+    url:
+      options.publicUrl ??
+      (options.listen.startsWith('unix:') ? options.listen : `${tls ? 'https' : 'http'}://${shownHost(options.listen)}:${port}`),
     port,
     grpcPort,
     adminPort,
     async drain(ms) {
       state.draining = true
       clearInterval(reload)
+      for (const leave of leaving) leave()
       // Where the address lives on without this process, its clients come back at once and must not be cut off.
       const shared =
         (options.inherited ?? []).length > 0 || options.trustedProxies.length > 0 || options.listen.startsWith('unix:')
@@ -184,7 +190,6 @@ function checkClear(listen: string, options: ServerOptions): void {
 }
 
 function shownHost(listen: string): string {
-  if (listen.startsWith('unix:')) return 'localhost'
   const { host } = parseListen(listen)
   return host === '0.0.0.0' ? 'localhost' : host.includes(':') ? `[${host}]` : host
 }
@@ -261,7 +266,11 @@ async function serve(
     const request = normalizeNodeRequest(req as never, fetchApi as never, res as never, true) as unknown as Request
     const response = await options.fetch(request, exchange)
     const close = state.draining || !proceeded
-    send(response, req, res, progress, { secure: exchange.origin.startsWith('https:'), close })
+    send(response, req, res, progress, {
+      secure: exchange.origin.startsWith('https:'),
+      close,
+      accel: isProxy(peer, trusted) ? options.accel : undefined,
+    })
     drainBody(req)
   } catch (error) {
     exchange.cause = error
@@ -314,6 +323,9 @@ function checkRequest(req: Req): { status: number; code: string; message: string
   return undefined
 }
 
+/** Whose word on where a request comes from counts: networks that were named, and whoever may reach our socket. */
+const isProxy = (peer: string, trusted: (address: string) => boolean) => peer === 'unix' || trusted(peer)
+
 type Place = { address: string; origin: string } | { address: string; refusal: { status: number; code: string; message: string } }
 
 /**
@@ -328,7 +340,7 @@ function locate(
   tls: LoadedTls | undefined,
   trusted: (address: string) => boolean,
 ): Place {
-  const fromProxy = trusted(peer) || peer === 'unix'
+  const fromProxy = isProxy(peer, trusted)
   const forwardedFor = fromProxy ? header(req, 'x-forwarded-for') : undefined
   let address = peer
   for (const hop of forwardedFor?.split(',').reverse() ?? []) {

@@ -1,5 +1,5 @@
 import { lookup } from 'node:dns/promises'
-import { existsSync } from 'node:fs'
+import { chmodSync, existsSync } from 'node:fs'
 import * as net from 'node:net'
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import { parseListen } from './addresses.ts'
@@ -82,7 +82,10 @@ async function bindPath(create: Create, path: string): Promise<Handle | number> 
     const { rm } = await import('node:fs/promises')
     await rm(path)
   }
-  return create(path, -1, -1, undefined, 0)
+  const handle = create(path, -1, -1, undefined, 0)
+  // Its rights say who may be the proxy in front.
+  if (typeof handle !== 'number') chmodSync(path, 0o660)
+  return handle
 }
 
 async function answers(path: string): Promise<boolean> {

@@ -14,7 +14,7 @@ import { loginCommands } from './login.ts'
 import { addOperation, type OpenSession } from './operations.ts'
 import { addPolicyFiles } from './policy.ts'
 import { probeCommand } from './probe.ts'
-import { formatRoutes } from './routes.ts'
+import { routesCommand } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
 import { type CliFailure, grpcTransport, localTransport, restTransport } from './transport.ts'
@@ -122,12 +122,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
       process.stdout.write(completionScript(program, shell))
     })
   program.addCommand(configCommand(program, load))
-  program
-    .command('routes')
-    .description('every route, with what it needs')
-    .action(() => {
-      process.stdout.write(formatRoutes(deps.assets.routes))
-    })
+  program.addCommand(routesCommand(program, deps.assets, load))
 
   const settle = (command: Command) => {
     // Commands that were made apart do not inherit how failures end.

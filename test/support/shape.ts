@@ -4,6 +4,7 @@ import { globSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { listeningPort, password, spawnRegistry } from './process.ts'
+import { startBehind } from './proxies.ts'
 import { startSplit } from './split.ts'
 
 export interface Certificate {
@@ -24,6 +25,14 @@ export interface Shape {
 export const shapes = {
   source: { what: 'one process, from source', start: startOne },
   split: { what: 'three processes, by mount lists', start: (settings, { tls } = {}) => startSplit(settings, tls) },
+  nginx: {
+    what: 'processes by mount lists behind nginx, each request to another than the last where two can serve it',
+    start: (settings, { tls } = {}) => startBehind('nginx', settings, { tls }),
+  },
+  caddy: {
+    what: 'processes by mount lists behind Caddy, each request to another than the last where two can serve it',
+    start: (settings, { tls } = {}) => startBehind('caddy', settings, { tls }),
+  },
   binary: { what: 'the single executable', start: startOne },
   workers: {
     what: 'four workers under a parent',

@@ -17,6 +17,9 @@ import { documentKeys, exampleFile } from '../../runtime/cli/config.ts'
 import { formatRoutes } from '../../runtime/cli/routes.ts'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
 import { migrate } from '../../runtime/migrate.ts'
+import { caddyConfig } from '../../runtime/proxy/caddy.ts'
+import { nginxConfig } from '../../runtime/proxy/nginx.ts'
+import { planRoutes } from '../../runtime/proxy/plan.ts'
 import { loadHandlers, makeAssets } from '../support/assets.ts'
 
 const assets = makeAssets(await loadHandlers())
@@ -40,6 +43,18 @@ golden('docs/configuration.md', documentKeys)
 golden('docs/api.md', documentApi)
 golden('test/golden/openapi.json', () => `${JSON.stringify(openApi(operations, '0'), null, 1)}\n`)
 golden('deploy/mcr.example.toml', exampleFile)
+const site = { url: 'https://registry.example.com', cert: '/etc/mcr/tls/cert.pem', key: '/etc/mcr/tls/key.pem' }
+const accel = { directory: '/var/lib/mcr/blobs', prefix: '/_mcr_blobs/' }
+const one = planRoutes(assets, [{ mount: 'all', address: '127.0.0.1:5000' }])
+const split = planRoutes(
+  assets,
+  ['pull', 'push', 'auth', 'admin'].map((mount) => ({ mount, address: `unix:/run/mcr/${mount}.sock` })),
+)
+const grpc = 'unix:/run/mcr/grpc.sock'
+golden('deploy/nginx/one.conf', () => nginxConfig(one, site))
+golden('deploy/nginx/split.conf', () => nginxConfig(split, { ...site, grpc, accel }))
+golden('deploy/caddy/one.Caddyfile', () => caddyConfig(one, site))
+golden('deploy/caddy/split.Caddyfile', () => caddyConfig(split, { ...site, grpc, accel }))
 golden('test/golden/schema.sql', async () => {
   const database = await openDatabaseFile(join(mkdtempSync(join(tmpdir(), 'mcr-schema-')), 'mcr.db'), {
     onFatal: () => undefined,
