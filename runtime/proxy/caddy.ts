@@ -108,7 +108,7 @@ function accelBlock({ directory, prefix }: { directory: string; prefix: string }
     ...['Content-Type', 'Cache-Control', 'Content-Disposition', ...accelHeaders]
       // With an empty value Caddy would send an empty header; this one is there only behind TLS.
       .filter((name) => name !== 'Strict-Transport-Security')
-      .map((name) => `\t\t\t${name} {rp.header.${name}}`),
+      .map((name) => `\t\t\t${name} {rp.header.${name.replace('ETag', 'Etag')}}`),
     '\t\t}',
     '\t\tfile_server',
     '\t}',

@@ -101,6 +101,11 @@ test('only what signs reads the key, and a process without it works where the ke
   const pull = await start('pull', settings(root))
   const got = await fetch(`${pull.url}/v2/k/x/blobs/${sha256(content)}`, { headers: { authorization: `Bearer ${token}` } })
   assert.equal(await got.text(), content)
+  // Damage that it meets is among the little that a process of reads may write.
+  const shard = join(root, 'blobs/sha256', sha256(content).slice(7, 9))
+  rmSync(shard, { recursive: true })
+  const damaged = await fetch(`${pull.url}/v2/k/x/blobs/${sha256(content)}`, { headers: { authorization: `Bearer ${token}` } })
+  assert.equal(damaged.status, 404, await damaged.text())
   const admin = await start('admin', settings(root))
   assert.equal((await fetch(`${admin.url}/v1/status`, { headers: basic })).status, 200)
   const again = spawnSync(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', 'auth'], {
