@@ -29,6 +29,7 @@ const phases: Phase[] = [
   ['model', node, ['test/model/run.ts', '--slice']],
   ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
+  ['mutants', node, ['test/mutants/run.ts', '--slice']],
   ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
   ['services', node, [...bounds, ...tests('test/services/*.test.ts')]],
   ['limits', node, [...bounds, ...tests('test/limits/**/*.test.ts')]],

@@ -124,5 +124,25 @@ for (const [name, open] of stores)
       await store.write((sql) => sql.run(`UPDATE journal SET detail = '{"n":1}' WHERE seq = 7`))
       assert.deepEqual((await verifyJournal(store.read, sha256)).problems, [{ seq: 7, what: 'the entry was edited' }])
     })
+    await t.test('an entry that cannot be written takes its work with it, and no other', async () => {
+      const entry = (id: string) => ({ id, at: 1, type: 'tested', actor: 'x', detail: '{}' })
+      const works = ['once', 'once', 'twice'].map((id, index) =>
+        code(
+          store.write(async (sql, append) => {
+            await sql.run('INSERT INTO repositories(name, created_at) VALUES (?, 1)', [`entry-${index}`])
+            append(entry(id))
+          }),
+        ),
+      )
+      assert.deepEqual((await Promise.all(works)).toSorted(), ['DB_CONSTRAINT', 'fine', 'fine'])
+      const alone = store.write(async (sql, append) => {
+        await sql.run(`INSERT INTO repositories(name, created_at) VALUES ('entry-alone', 1)`)
+        append(entry('twice'))
+      })
+      assert.equal(await code(alone), 'DB_CONSTRAINT')
+      const rows = await store.read.all(`SELECT name FROM repositories WHERE name LIKE 'entry-%'`)
+      assert.equal(rows.length, 2)
+      assert.equal((await store.read.all(`SELECT id FROM journal WHERE id IN ('once', 'twice')`)).length, 2)
+    })
     await store.close()
   })

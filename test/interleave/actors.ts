@@ -92,6 +92,11 @@ export const acts = {
     const rest = corner.content.slice((await offsetOf(world, corner)) ?? corner.content.length)
     expect(await world.ask(ctx, 'PUT', `${corner.location}?digest=${corner.digest}`, rest), 201, 404, 416)
   },
+  'appends to the open upload': async (world, ctx, corner) => {
+    const offset = (await offsetOf(world, corner)) ?? 0
+    const next = corner.content.slice(offset, offset + 5)
+    if (next !== '') expect(await world.ask(ctx, 'PATCH', corner.location, next), 202, 404, 416)
+  },
   'cancels the open upload': async (world, ctx, corner) => {
     expect(await world.ask(ctx, 'DELETE', corner.location), 204, 404)
   },
