@@ -59,6 +59,8 @@ function tidy(root: string): void {
   for (const folder of readdirSync(documentation, { withFileTypes: true }).filter((entry) => entry.isDirectory()))
     for (const name of readdirSync(join(documentation, folder.name)))
       if (name !== 'copyright') rmSync(join(documentation, folder.name, name), { recursive: true })
+  // The one program of theirs: a script, and there is no shell.
+  rmSync(join(root, 'usr/sbin/update-ca-certificates'), { force: true })
   // Modules of iconv, which nothing here uses.
   for (const name of readdirSync(join(root, 'usr/lib')))
     rmSync(join(root, 'usr/lib', name, 'gconv'), { recursive: true, force: true })

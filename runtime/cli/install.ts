@@ -81,20 +81,22 @@ function install(place: Place, assets: Pick<Assets, 'version' | 'units'>): void 
     record.directories.push(path)
     console.log(`made       ${path}`)
   }
-  const put = (path: string, content: string | { copyOf: string }, mode: number, gid = 0) => {
+  const put = (path: string, content: string | { copyOf: string }, mode: number, gid = 0): void => {
     const file = join(root, path)
     directory(dirname(path), 0o755)
     const wanted = typeof content === 'string' ? sha256(content) : sha256(readFileSync(content.copyOf))
     const there = existsSync(file) ? sha256(readFileSync(file)) : undefined
     const mine = before?.files[path]
     if (there === wanted) console.log(`as it was  ${path}`)
-    else if (there !== undefined && there !== mine) {
-      console.log(
-        `kept       ${path}, which was changed since; ${mine === undefined ? 'it was not put there by mcr install' : 'what this version has is beside it, as .new'}`,
-      )
-      if (mine === undefined) return
-      record.files[path] = mine
-      return put(`${path}.new`, content, mode, gid)
+    else if (there !== undefined && mine === undefined) {
+      console.log(`kept       ${path}: it was not put there by mcr install`)
+      return
+    } else if (there !== undefined && there !== mine) {
+      record.files[path] = mine as string
+      console.log(`kept       ${path}, which was changed since`)
+      // What this version would have put, where that is something else than the last time.
+      if (wanted !== mine) put(`${path}.new`, content, mode, gid)
+      return
     } else {
       // Beside it and renamed: a program that runs cannot be written over, and one that is half there must not be started.
       const temporary = `${file}.${process.pid}`

@@ -27,13 +27,23 @@ export async function start(): Promise<void> {
   await mcr.stop()
 }
 
-/** Milliseconds from spawn to a 401 of /v2/, asked every few milliseconds. */
-async function firstAnswer(dir: string): Promise<number> {
+/** Milliseconds from spawn to a 401 of /v2/, asked every few milliseconds. `look` sees the process then, by its id. */
+export async function firstAnswer(
+  dir: string,
+  [file, ...words]: readonly string[] = [process.execPath, 'dist/mcr.mjs'],
+  look?: (pid: number) => Promise<void>,
+): Promise<number> {
   const port = 20_000 + Math.floor(Math.random() * 20_000)
   const started = performance.now()
-  const child = spawn(process.execPath, ['dist/mcr.mjs', 'serve'], {
+  const child = spawn(file as string, [...words, 'serve'], {
     stdio: 'ignore',
-    env: { PATH: process.env.PATH, MCR_STORAGE_ROOT: dir, MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${port}`, MCR_LOG_LEVEL: 'error' },
+    env: {
+      PATH: process.env.PATH,
+      HOME: process.env.HOME,
+      MCR_STORAGE_ROOT: dir,
+      MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${port}`,
+      MCR_LOG_LEVEL: 'error',
+    },
   })
   try {
     for (;;) {
@@ -42,7 +52,11 @@ async function firstAnswer(dir: string): Promise<number> {
         (response) => response.status === 401,
         () => false,
       )
-      if (answered) return performance.now() - started
+      if (answered) {
+        const ms = performance.now() - started
+        await look?.(child.pid as number)
+        return ms
+      }
       await new Promise((resolve) => setTimeout(resolve, 3))
     }
   } finally {

@@ -194,17 +194,17 @@ export function makeClients(target: Target): Client[] {
   return [skopeo, crane, oras, regctl, engine('podman'), engine('buildah'), dockerClient(target), ctrClient(target)]
 }
 
-function dockerClient({ host, cert, scratch }: Target): Client {
+function dockerClient(target: Target): Client {
+  const { host, cert, scratch } = target
   const data = join(scratch, 'docker')
   const socket = `unix://${data}/docker.sock`
   const trust = `/etc/docker/certs.d/${host}`
-  const docker = (args: string[], input?: string) =>
-    run('docker', ['-H', socket, '--config', join(scratch, 'docker-cli'), ...args], {}, input)
+  const ask = (args: string[], input?: string) => docker(target, args, input)
   let daemon: ChildProcess | undefined
   return {
     name: 'docker',
     platforms: false,
-    version: async () => `docker ${(await docker(['version', '-f', '{{.Client.Version}}, daemon {{.Server.Version}}'])).trim()}`,
+    version: async () => `docker ${(await ask(['version', '-f', '{{.Client.Version}}, daemon {{.Server.Version}}'])).trim()}`,
     async prepare() {
       mkdirSync(data, { recursive: true })
       // The daemon takes trust from here alone; the folder is this test's own, by its port.
@@ -216,22 +216,22 @@ function dockerClient({ host, cert, scratch }: Target): Client {
           ...['--data-root', join(data, 'root'), '--exec-root', join(data, 'exec'), '-H', socket, '--pidfile', join(data, 'pid')],
           ...['--iptables=false', '--ip6tables=false', '--bridge=none', '--storage-driver=vfs'],
         ],
-        () => docker(['info']),
+        () => ask(['info']),
       )
     },
-    login: async (name, secret) => void (await docker(['login', '-u', name, '--password-stdin', host], secret)),
+    login: async (name, secret) => void (await ask(['login', '-u', name, '--password-stdin', host], secret)),
     async push(layout, reference) {
       const archive = join(scratch, 'docker-push.tar')
       rmSync(archive, { force: true })
       await run('skopeo', ['copy', `oci:${layout}:v1`, `docker-archive:${archive}:${reference}`])
-      await docker(['load', '-q', '-i', archive])
-      await docker(['push', '-q', reference])
-      await docker(['rmi', '-f', reference])
+      await ask(['load', '-q', '-i', archive])
+      await ask(['push', '-q', reference])
+      await ask(['rmi', '-f', reference])
     },
     async pull(reference) {
-      await docker(['pull', '-q', reference])
-      const id = (await docker(['inspect', '-f', '{{.Id}}', reference])).trim()
-      await docker(['rmi', '-f', reference])
+      await ask(['pull', '-q', reference])
+      const id = (await ask(['inspect', '-f', '{{.Id}}', reference])).trim()
+      await ask(['rmi', '-f', reference])
       return { config: id }
     },
     async stop() {
@@ -242,9 +242,14 @@ function dockerClient({ host, cert, scratch }: Target): Client {
 }
 
 /** Pulls with docker and runs what came; the container's output. */
-export async function dockerRun({ scratch }: Target, reference: string): Promise<string> {
+export async function dockerRun(target: Target, reference: string): Promise<string> {
+  return await docker(target, ['run', '--rm', '--network', 'none', reference])
+}
+
+/** A docker command to the daemon that the client `docker` has started. Shape: what it printed. */
+export async function docker({ scratch }: Target, args: string[], input?: string): Promise<string> {
   const base = ['-H', `unix://${join(scratch, 'docker')}/docker.sock`, '--config', join(scratch, 'docker-cli')]
-  return await run('docker', [...base, 'run', '--rm', '--network', 'none', reference])
+  return await run('docker', [...base, ...args], {}, input)
 }
 
 function ctrClient({ host, cert, scratch }: Target): Client {

@@ -1,0 +1,29 @@
+// Two builds of one commit, in two folders of different depth: every file the same to the byte.
+import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+
+const scratch = mkdtempSync(join(tmpdir(), 'mcr-twice-'))
+after(() => rmSync(scratch, { recursive: true, force: true }))
+const own = `${process.platform}-${process.arch}`
+
+/** The sums of a build of the files that git has, on node_modules of its own. */
+function build(directory: string): string {
+  mkdirSync(directory, { recursive: true })
+  const files = execFileSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'])
+  execFileSync('sh', ['-c', `tar --null -T - -cf - | tar -xf - -C ${directory}`], { input: files })
+  execFileSync('cp', ['-a', 'node_modules', directory])
+  execFileSync(process.execPath, ['deploy/build/binary.ts', own], { cwd: directory, stdio: ['ignore', 'ignore', 'inherit'] })
+  return readFileSync(join(directory, 'dist/SHA256SUMS'), 'utf8')
+}
+
+test('two builds in two places are the same to the byte', () => {
+  const one = build(join(scratch, 'one'))
+  const two = build(join(scratch, 'deeper/and/longer/two'))
+  assert.equal(two, one)
+  assert.match(one, new RegExp(`^[0-9a-f]{64}  mcr-${own}$`, 'm'))
+  assert.ok(one.includes(execFileSync('sha256sum', [join(scratch, `one/dist/mcr-${own}`)], { encoding: 'utf8' }).slice(0, 64)))
+})

@@ -1,0 +1,47 @@
+// The single executable and the container image, built and run: `npm run test:binary`, with `-- --all` on both platforms and twice.
+import { spawnSync } from 'node:child_process'
+import { globSync } from 'node:fs'
+import { findTool } from '../support/process.ts'
+
+const everything = process.argv.includes('--all')
+const needed = [
+  'apt-get',
+  'dpkg-deb',
+  'llvm-strip',
+  'skopeo',
+  'docker',
+  'dockerd',
+  'crane',
+  'helm',
+  'openssl',
+  'chroot',
+  'useradd',
+]
+if (everything) needed.push('qemu-aarch64-static')
+const missing = needed.filter((name) => !findTool(name))
+if (missing.length > 0 || process.getuid?.() !== 0) {
+  console.log(`these tests run as root on Debian, and need: ${missing.join(', ')}; .ci/install-clients installs them`)
+  process.exit(process.env.CI ? 1 : 0)
+}
+const own = `${process.platform}-${process.arch}`
+run('the image', ['deploy/build/image.ts', ...(everything ? [] : [own])])
+const bounds = ['--test', '--test-timeout=300000', '--test-force-exit', '--test-concurrency=1']
+run(
+  'the executable and the image',
+  [...bounds, ...globSync(`test/binary/*.test.ts`).sort()],
+  everything ? { MCR_TEST_ALL: '1' } : {},
+)
+const slice = everything ? '*' : '{manifest,resume,start,tls}'
+run('protocol', [...bounds, ...globSync(`test/protocol/${slice}.test.ts`).sort()], { MCR_TEST_SHAPE: 'binary' })
+
+function run(what: string, args: string[], env: Record<string, string> = {}): void {
+  const started = Date.now()
+  const { status, signal } = spawnSync(process.execPath, args, {
+    stdio: 'inherit',
+    env: { ...process.env, MCR_TEST_COMMAND: 'dist/mcr', ...env },
+  })
+  console.log(`${what}: ${Math.round((Date.now() - started) / 1000)} s`)
+  if (status === 0) return
+  console.error(`${what} failed (${signal ?? `exit ${status}`})`)
+  process.exit(1)
+}
