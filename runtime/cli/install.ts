@@ -133,7 +133,11 @@ function uninstall(place: Place, scope: 'and data' | 'not data'): void {
   const units = Object.keys(record.files).filter((path) => path.startsWith(`${unitFolder}/`))
   if (onThisSystem(root))
     for (const unit of units.map((path) => path.slice(unitFolder.length + 1)))
-      if (!unit.includes('@.')) spawnSync('systemctl', ['disable', '--now', unit], { stdio: 'ignore' })
+      for (const words of [
+        ['stop', unit.replace('@.', '@*.')],
+        ['disable', unit],
+      ])
+        spawnSync('systemctl', words, { stdio: 'ignore' })
   for (const [path, hash] of Object.entries(record.files)) {
     const file = join(root, path)
     if (!existsSync(file)) continue
