@@ -92,7 +92,30 @@ async function inTime(open: () => Connection): Promise<Connection> {
   }
 }
 
-function connect(path: string, mode: 'read' | 'write'): Connection {
+/**
+ * Writes one whole state of a database that others may be using to a new file. It holds the thread and pins the log for as long as it
+ * takes, so it runs in a process of its own. Errors: a plain Error; the copy is checked and is not whole then.
+ */
+export function copyDatabase(path: string, target: string): void {
+  const source = connect(`file:${path}?mode=ro`, 'copy')
+  source.prepare('VACUUM INTO ?').run(target)
+  source.close()
+  const copy = connect(`file:${target}?mode=ro&immutable=1`, 'copy')
+  const [check] = copy.prepare('PRAGMA integrity_check(1)').all() as { integrity_check: string }[]
+  copy.close()
+  if (check?.integrity_check !== 'ok') throw new Error(`the database is damaged: ${check?.integrity_check}`)
+}
+
+/** Reads a copy that nobody writes and no other process has to hear of. */
+export function readDatabaseCopy(path: string): { read: Sql; close(): void } {
+  const db = connect(`file:${path}?mode=ro&immutable=1`, 'copy')
+  const read = sqlOver(db, (error) => {
+    throw error
+  })
+  return { read, close: () => db.close() }
+}
+
+function connect(path: string, mode: 'read' | 'write' | 'copy'): Connection {
   const db = new Database(path, { timeout: busyTimeoutMs } as never)
   const pragma = (name: string, value: string | number, expected: string | number = value) => {
     db.prepare(`PRAGMA ${name} = ${value}`).all()
@@ -107,7 +130,7 @@ function connect(path: string, mode: 'read' | 'write'): Connection {
     pragma('foreign_keys', 1)
     pragma('journal_size_limit', 64 * 1024 * 1024)
     pragma('wal_autocheckpoint', 0)
-  } else pragma('query_only', 1)
+  } else if (mode === 'read') pragma('query_only', 1)
   pragma('trusted_schema', 0)
   pragma('mmap_size', 0)
   pragma('cell_size_check', 1)

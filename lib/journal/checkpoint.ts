@@ -1,6 +1,6 @@
 import { seal, sealingKeyOf, unseal } from '../auth/seal.ts'
 import { hex } from '../auth/secrets.ts'
-import type { Job } from '../jobs/job.ts'
+import type { Job, JobContext } from '../jobs/job.ts'
 import type { Sql } from '../metadata/sql.ts'
 
 export interface Checkpoint {
@@ -33,8 +33,7 @@ export function checkpointJournal(secret: Uint8Array<ArrayBuffer> | undefined): 
         `SELECT seq, hash, (SELECT max(seq) FROM journal_checkpoints) AS signed FROM journal ORDER BY seq DESC LIMIT 1`,
       )
       if (!head || head.seq === head.signed) return {}
-      const sealing = await sealingKeyOf(secret)
-      const { kid, key } = (await readKey(ctx.metadata.read, sealing)) ?? (await makeKey(ctx, sealing))
+      const { kid, key } = await journalKey(ctx, secret)
       const at = ctx.now()
       const signature = new Uint8Array(
         await crypto.subtle.sign(algorithm, key, signedText({ seq: head.seq, at, hash: head.hash })),
@@ -59,6 +58,23 @@ export function checkpointJournal(secret: Uint8Array<ArrayBuffer> | undefined): 
   }
 }
 
+/** The key that signs the journal, and what else leaves the machine to be believed later. Made where there is none. */
+export async function journalKey(
+  ctx: Pick<JobContext, 'metadata' | 'now' | 'newId'>,
+  secret: Uint8Array<ArrayBuffer>,
+): Promise<{ kid: string; key: CryptoKey }> {
+  const sealing = await sealingKeyOf(secret)
+  return (await readKey(ctx.metadata.read, sealing)) ?? (await makeKey(ctx, sealing))
+}
+
+/** Makes a new key, which signs from now on. What older ones signed stays provable by their public halves. */
+export async function renewJournalKey(
+  ctx: Pick<JobContext, 'metadata' | 'now' | 'newId'>,
+  secret: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  await makeKey(ctx, await sealingKeyOf(secret))
+}
+
 async function readKey(sql: Sql, sealing: CryptoKey): Promise<{ kid: string; key: CryptoKey } | undefined> {
   const [row] = await sql.all<{ kid: string; sealed: Uint8Array<ArrayBuffer> }>(
     `SELECT kid, private_sealed AS sealed FROM journal_keys ORDER BY created_at DESC, kid LIMIT 1`,
@@ -68,7 +84,10 @@ async function readKey(sql: Sql, sealing: CryptoKey): Promise<{ kid: string; key
   return { kid: row.kid, key: await crypto.subtle.importKey('jwk', jwk, algorithm, false, ['sign']) }
 }
 
-async function makeKey(ctx: Parameters<Job['run']>[0], sealing: CryptoKey): Promise<{ kid: string; key: CryptoKey }> {
+async function makeKey(
+  ctx: Pick<JobContext, 'metadata' | 'now' | 'newId'>,
+  sealing: CryptoKey,
+): Promise<{ kid: string; key: CryptoKey }> {
   const pair = (await crypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as CryptoKeyPair
   const kid = ctx.newId()
   const publicJwk = JSON.stringify(await crypto.subtle.exportKey('jwk', pair.publicKey))

@@ -30,5 +30,6 @@ export type RegistryEvent =
   | { type: 'gc_started' | 'gc_completed'; detail: { gc_id: string } & Record<string, unknown> }
   | { type: 'scrub_completed'; detail: { blobs: number; bytes: number; damaged: number; since: number } }
   | { type: 'rollback_accepted'; detail: { counted: number; noted: number } }
+  | { type: 'snapshot_taken'; detail: { snapshot: string; files: number; bytes: number; damaged: number } }
   | { type: 'restored'; detail: { snapshot: string; made_at: number } }
   | { type: 'retention_applied'; detail: { dropped: number; removed: number; entries: string; until: number } }

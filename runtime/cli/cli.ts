@@ -3,6 +3,7 @@ import { operations } from '../../lib/admin/operations.ts'
 import type { Assets } from '../app.ts'
 import { type Config, formatProblems, loadConfig } from '../config.ts'
 import { openLocal } from '../local.ts'
+import { copyCommand } from '../snapshot/copy-database.ts'
 import { addAccountCommands } from './account.ts'
 import { exportCommand } from './audit.ts'
 import { completionScript } from './completion.ts'
@@ -17,6 +18,7 @@ import { probeCommand } from './probe.ts'
 import { routesCommand } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
+import { snapshotCommands } from './snapshot.ts'
 import { type CliFailure, grpcTransport, localTransport, restTransport } from './transport.ts'
 import { verifyCommand } from './verify.ts'
 import { describeVersion } from './version.ts'
@@ -113,6 +115,9 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
   addPolicyFiles(group('policy'), open)
   group('audit').addCommand(exportCommand(open))
   program.addCommand(verifyCommand(open))
+  const json = () => program.opts<{ json?: true }>().json === true
+  for (const command of snapshotCommands({ assets: deps.assets, load, json }))
+    program.addCommand(command, { hidden: command.name() === copyCommand })
   for (const command of loginCommands(() => program.opts())) program.addCommand(command)
   program
     .command('completion')

@@ -85,14 +85,17 @@ export async function startRegistry(
     port?: number
     /** Hears every line of the log; without it errors are shown. */
     onLog?: (line: string) => void
+    /** data that is there already */
+    dir?: string
+    args?: string[]
   } = {},
 ): Promise<RegistryProcess> {
-  const dir = mkdtempSync(join(tmpdir(), 'mcr-data-'))
+  const dir = options.dir ?? mkdtempSync(join(tmpdir(), 'mcr-data-'))
   let child: ChildProcess
   let port = options.port ?? 0
 
   const start = async () => {
-    child = spawnRegistry([], {
+    child = spawnRegistry(options.args ?? [], {
       MCR_STORAGE_ROOT: dir,
       MCR_STORAGE_FREE_FLOOR: '0',
       MCR_AUTH_BOOTSTRAP_PASSWORD: password,
