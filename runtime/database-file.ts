@@ -2,7 +2,7 @@ import { chmodSync, existsSync, statSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Database from 'libsql'
 import { metadataError } from '../lib/metadata/errors.ts'
-import type { MetadataStore } from '../lib/metadata/sql.ts'
+import type { MetadataStore, Sql } from '../lib/metadata/sql.ts'
 import { watchChanges } from './database-changes.ts'
 import { type CommitOptions, createGroupCommit, type GroupCommit } from './database-commit.ts'
 import { type Connection, patiently, sqlOver, withRoom } from './database-sql.ts'
@@ -109,9 +109,7 @@ export function copyDatabase(path: string, target: string): void {
 /** Reads a copy that nobody writes and no other process has to hear of. */
 export function readDatabaseCopy(path: string): { read: Sql; close(): void } {
   const db = connect(`file:${path}?mode=ro&immutable=1`, 'copy')
-  const read = sqlOver(db, (error) => {
-    throw error
-  })
+  const read = sqlOver(db, async (call) => call())
   return { read, close: () => db.close() }
 }
 

@@ -203,7 +203,6 @@ async function verifyRestored(deps: Deps, root: string) {
       uploadsPath: join(root, 'uploads'),
       minBytesPerSecond: 0,
       rateWindowMs: 60_000,
-      freeFloorBytes: 0,
       expectExisting: true,
     })
     const { limits } = deps.load()

@@ -96,7 +96,6 @@ async function restoreDatabase(
       uploadsPath: join(options.blobs, '../uploads'),
       minBytesPerSecond: 0,
       rateWindowMs: 60_000,
-      freeFloorBytes: 0,
     })
     await store.noteReaped(row?.seq ?? 0)
   } finally {
