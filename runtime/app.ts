@@ -128,11 +128,11 @@ export async function createApp(
   )
   worker?.measures(metrics.snapshot)
   const remember = createRemember(database.revision, now)
-  if (config.storage.gcGraceMs < shortGraceMs)
+  if (config.storage.retention.graceMs < shortGraceMs)
     logger.log({
       level: 'warn',
       event: 'gc_grace_short',
-      grace_ms: config.storage.gcGraceMs,
+      grace_ms: config.storage.retention.graceMs,
       hint: 'nothing is lost, but a slow push may have to send layers again: storage.gc_grace of 1h or more',
     })
   const { blobs: store, key } = opening
@@ -207,7 +207,7 @@ export async function createApp(
     rules: { builtIn },
     trusts: identities.trusts,
     collector: undefined,
-    retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
+    retention: retentionOf(config.storage.retention),
     files: blobs,
     space,
     browserLogins: identities.browserLogins,

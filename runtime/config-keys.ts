@@ -121,6 +121,21 @@ export const keys = {
       byDefault: '24h',
       help: 'How long an epoch lasts. What a push was told is there stays for one to two of them. 0s: whatever no manifest needs may go at once.',
     },
+    untagged_after: {
+      kind: 'duration',
+      byDefault: '0s',
+      help: 'Manifests without a tag go this long after they were last wanted, unless an index or a subject with a tag needs them; 0s: they stay.',
+    },
+    untagged_repositories: {
+      kind: 'list',
+      byDefault: '**',
+      help: 'Repositories that untagged_after is for, as globs such as ci/**.',
+    },
+    gc_rate: {
+      kind: 'count',
+      byDefault: '0',
+      help: 'Most things that garbage collection looks at in a second; 0: as many as it can in a third of the time.',
+    },
     gc_interval: {
       kind: 'duration',
       byDefault: '24h',

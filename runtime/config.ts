@@ -3,6 +3,8 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { parse as parseToml } from 'smol-toml'
 import type { Limits } from '../lib/context.ts'
+import type { RetentionOptions } from '../lib/jobs/retention.ts'
+import { compileGlob } from '../lib/policy/glob.ts'
 import { type Key, keys } from './config-keys.ts'
 import { parseValue, type Value } from './config-values.ts'
 
@@ -39,8 +41,8 @@ export interface Config {
     uploadsPath: string
     freeFloor?: number
     ballast: number
-    undeleteWindowMs: number
-    gcGraceMs: number
+    /** how long things stay, and how fast they go */
+    retention: RetentionOptions
     gcIntervalMs: number
     scrubCycleMs: number
     scrubBytesPerSecond: number
@@ -226,6 +228,8 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
   if (text('mcias.server_url')?.startsWith('http:')) problem('mcias.server_url', 'an https address: passwords go there')
   if (!/^\/[A-Za-z0-9._/-]*\/$/.test(text('server.accel_prefix') ?? ''))
     problem('server.accel_prefix', 'a path such as /_mcr_blobs/, beginning and ending in a slash')
+  for (const glob of (values.get('storage.untagged_repositories') ?? []) as readonly string[])
+    if (!isGlob(glob)) problem('storage.untagged_repositories', `globs such as ci/**; ${glob} is none`)
   const issuer = text('sso.issuer')
   if (
     issuer !== undefined &&
@@ -266,8 +270,13 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
       uploadsPath: text('storage.uploads_path') ?? join(root, 'uploads'),
       freeFloor: values.get('storage.free_floor') as number | undefined,
       ballast: number('storage.ballast'),
-      undeleteWindowMs: number('storage.undelete_window'),
-      gcGraceMs: number('storage.gc_grace'),
+      retention: {
+        graceMs: number('storage.gc_grace'),
+        windowMs: number('storage.undelete_window'),
+        untaggedMs: number('storage.untagged_after'),
+        untaggedRepositories: (values.get('storage.untagged_repositories') ?? []) as readonly string[],
+        ratePerSecond: number('storage.gc_rate'),
+      },
       gcIntervalMs: number('storage.gc_interval'),
       scrubCycleMs: number('storage.scrub_cycle'),
       scrubBytesPerSecond: number('storage.scrub_rate'),
@@ -324,6 +333,15 @@ function assemble(values: ReadonlyMap<string, Value>, problems: ConfigProblem[],
 /** As many as there are processors for this process, cgroup limits counted, where it says auto. */
 function workersOf(value: string | undefined): number | undefined {
   return value === 'auto' ? availableParallelism() : value === undefined ? undefined : Number(value)
+}
+
+function isGlob(text: string): boolean {
+  try {
+    compileGlob(text)
+    return true
+  } catch {
+    return false
+  }
 }
 
 function deepFreeze<T extends object>(value: T): T {

@@ -110,7 +110,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       rules: { builtIn: builtInRules(config.policy) },
       trusts: identities.trusts,
       collector: blobs && { blobs },
-      retention: retentionOf({ graceMs: config.storage.gcGraceMs, windowMs: config.storage.undeleteWindowMs }),
+      retention: retentionOf(config.storage.retention),
       files: blobs,
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },

@@ -1,33 +1,28 @@
 import { change } from '../journal/change.ts'
-import {
-  batches,
-  dropBlobs,
-  dropLinks,
-  dropManifests,
-  foresee,
-  type Horizon,
-  type LinkKey,
-  lookAtBlobs,
-  lookAtLinks,
-} from '../metadata/garbage.ts'
+import type { Horizon } from '../metadata/garbage.ts'
 import {
   addRun,
   endRun,
   findRun,
   findWaitingRun,
   type GcAsked,
-  type GcCounts,
   type GcRun,
-  noteRun,
+  gcState,
+  noteFull,
   takeRun,
 } from '../metadata/gc-runs.ts'
 import { expire } from './expire-uploads.ts'
+import { foresee } from './gc-foresee.ts'
+import { breathe, type Collection, enterPhase, mayGoOn, note, Stopped } from './gc-pace.ts'
+import { collectBlobs, collectLinks, collectManifests } from './gc-phases.ts'
 import type { Job, JobContext } from './job.ts'
 import { reap } from './reap-trash.ts'
 import { sweepOrphans } from './sweep-orphans.ts'
 
 const pollMs = 250
 const beatMs = 1_000
+/** Everything is looked at this often, whatever the queue says. */
+const fullEveryMs = 7 * 24 * 3_600_000
 
 /** Asks for a run. Shape: its id, or undefined while another one is asked for or under way: a row of its table says so, in any process. */
 export async function askForCollection(
@@ -54,85 +49,95 @@ export async function collectGarbage(
   const holder = ctx.newId()
   if (!(await ctx.metadata.write((sql) => takeRun(sql, id, holder, ctx.now())))) return undefined
   const run = (await findRun(ctx.metadata.read, id)) as GcRun
+  const c: Collection = {
+    ctx,
+    run,
+    holder,
+    actor,
+    signal,
+    phase: '',
+    phaseAt: ctx.now(),
+    progress: 0,
+    failures: 0,
+    firstFailure: '',
+  }
   const by = { principal: { subject: actor } }
   await change(ctx, by, async (_sql, append) => {
-    append({ type: 'gc_started', detail: { gc_id: id, dry_run: run.dryRun !== 0, now: run.skipWindow !== 0 } })
+    append({ type: 'gc_started', detail: { gc_id: id, kind: run.kind, dry_run: run.dryRun !== 0, now: run.skipWindow !== 0 } })
   })
-  const stop = new AbortController()
-  const note = async (more: GcCounts) => {
-    if (!(await ctx.metadata.write((sql) => noteRun(sql, id, holder, ctx.now(), more)))) stop.abort()
-  }
   const beat = setInterval(() => {
-    note({}).catch((error) => ctx.log({ level: 'warn', event: 'gc_heartbeat_failed', error: String(error) }))
+    note(c, {}).catch((error) => ctx.log({ level: 'warn', event: 'gc_heartbeat_failed', error: String(error) }))
   }, beatMs)
   let error = ''
   try {
-    await work(ctx, run, note, AbortSignal.any([signal, stop.signal]))
-    if (signal.aborted) error = 'stopped; the next run goes on'
+    if (run.kind === 'reconcile') await sweep(c)
+    else await collect(c)
   } catch (failure) {
     error = (failure as Error).message
+    if (!(failure instanceof Stopped)) ctx.log({ level: 'error', event: 'gc_failed', error })
   } finally {
     clearInterval(beat)
   }
+  if (error === '' && c.failures > 0) error = `${c.failures} could not be collected, the first: ${c.firstFailure}`
+  ctx.count('gc_runs_total', { kind: run.dryRun !== 0 ? 'dry run' : run.kind, result: error === '' ? 'ok' : 'failed' })
   return await change(ctx, by, async (sql, append) => {
     const done = await endRun(sql, id, holder, ctx.now(), error)
     if (!done) return undefined
-    const { uploads, manifests, links, blobs, bytes, orphans } = done
-    const detail = { gc_id: id, dry_run: run.dryRun !== 0, uploads, manifests, links, blobs, bytes, orphans }
+    const { uploads, manifests, links, blobs, bytes, files, reaped, orphans } = done
+    const detail = { gc_id: id, dry_run: run.dryRun !== 0, uploads, manifests, links, blobs, bytes, files, reaped, orphans }
     append({ type: 'gc_completed', detail: error ? { ...detail, error } : detail })
     return done
   })
 }
 
-type Note = (more: GcCounts) => Promise<void>
-
-async function work(ctx: JobContext, run: GcRun, note: Note, signal: AbortSignal): Promise<void> {
-  const dryRun = run.dryRun !== 0
-  if (run.kind === 'reconcile') return void (await sweepOrphans(ctx, { dryRun }, signal, (orphans) => note({ orphans })))
-  const horizon = await horizonOf(ctx, run.skipWindow !== 0)
-  if (dryRun) return await note(await foresee(ctx.metadata.read, horizon))
-  await note({ uploads: await expire(ctx, signal) })
-  await sweep(ctx, horizon, note, signal)
-  await reap(ctx, run.skipWindow !== 0 ? 0 : ctx.retention.quarantineAfter, signal)
+async function collect(c: Collection): Promise<void> {
+  const { ctx, run } = c
+  const horizon = await horizonOf(c)
+  const rule = JSON.stringify(ctx.retention.untagged ?? null)
+  const full = run.repoId === null && (run.full !== 0 || (await isFullTime(ctx, rule)))
+  if (run.dryRun !== 0) return await foresee(c, horizon, full)
+  if (run.repoId === null) {
+    await enterPhase(c, 'uploads')
+    await note(c, { uploads: await expire(ctx, c.signal) })
+  }
+  await collectManifests(c, horizon, full)
+  await collectLinks(c, horizon, full)
+  await collectBlobs(c, horizon, full)
+  await enterPhase(c, 'files')
+  for await (const { files, bytes, shared, failed } of reap(ctx, run.skipWindow !== 0 ? 0 : ctx.retention.quarantineAfter)) {
+    await note(c, { files, reaped: bytes, shared, failures: failed })
+    await mayGoOn(c)
+    await breathe(c, 1, files)
+  }
+  if (!full) return
+  await sweep(c)
+  await ctx.metadata.write((sql) => noteFull(sql, ctx.now(), rule))
 }
 
-async function horizonOf({ metadata, retention }: JobContext, now: boolean): Promise<Horizon> {
+/** T10. */
+async function sweep(c: Collection): Promise<void> {
+  await enterPhase(c, 'orphans')
+  for await (const { looked, orphans, files, bytes, shared, failed } of sweepOrphans(c.ctx, { dryRun: c.run.dryRun !== 0 })) {
+    if (orphans > 0) await note(c, { orphans, files, reaped: bytes, shared, failures: failed })
+    await mayGoOn(c)
+    await breathe(c, 5, looked)
+  }
+}
+
+async function isFullTime({ metadata, now }: JobContext, rule: string): Promise<boolean> {
+  const state = await gcState(metadata.read)
+  return state.fullAt === null || state.rule !== rule || Math.abs(now() - state.fullAt) >= fullEveryMs
+}
+
+async function horizonOf({ ctx: { metadata, retention }, run }: Collection): Promise<Horizon> {
   const [row] = await metadata.read.all<{ epoch: number }>(`SELECT epoch FROM instance`)
   const epoch = row?.epoch ?? 0
-  return { cold: epoch - retention.coldAfter, deleted: now ? epoch : epoch - retention.windowAfter }
+  return {
+    cold: epoch - retention.coldAfter,
+    deleted: run.skipWindow !== 0 ? epoch : epoch - retention.windowAfter,
+    untagged: epoch - (retention.untagged?.after ?? 0),
+  }
 }
-
-async function sweep(ctx: JobContext, horizon: Horizon, note: Note, signal: AbortSignal): Promise<void> {
-  for (;;) {
-    if (signal.aborted) return
-    const manifests = await ctx.metadata.write((sql) => dropManifests(sql, horizon))
-    if (manifests === 0) break
-    await note({ manifests })
-  }
-  for (let at: LinkKey | undefined = { repoId: 0, digest: '' }; at; ) {
-    const { found, next } = await lookAtLinks(ctx.metadata.read, at, horizon)
-    for (const batch of batches(found)) {
-      if (signal.aborted) return
-      await note({ links: await ctx.metadata.write((sql) => dropLinks(sql, batch, horizon)) })
-    }
-    at = next
-    await breathe()
-  }
-  for (let at: string | undefined = ''; at !== undefined; ) {
-    const { found, next } = await lookAtBlobs(ctx.metadata.read, at, horizon)
-    for (const batch of batches(found)) {
-      if (signal.aborted) return
-      await note(await ctx.metadata.write((sql) => dropBlobs(sql, batch, horizon)))
-    }
-    at = next
-    await breathe()
-  }
-  // Repositories whose last link went just now.
-  await ctx.metadata.write((sql) => dropManifests(sql, horizon))
-}
-
-/** Requests first: looking holds the event loop for milliseconds at a time. */
-const breathe = () => new Promise((resolve) => setTimeout(resolve, 1))
 
 /** Runs what was asked for, in whichever process has jobs, and asks by itself once in `intervalMs` (0: never). */
 export function collectGarbageJob(options: { intervalMs: number }): Job {
@@ -146,17 +151,18 @@ export function collectGarbageJob(options: { intervalMs: number }): Job {
       if (await isTime(ctx)) await askForCollection(ctx, actor, { dryRun: false, now: false })
       const id = await findWaitingRun(ctx.metadata.read, ctx.now())
       const done = id === undefined ? undefined : await collectGarbage(ctx, id, actor, signal)
-      const { uploads = 0, manifests = 0, links = 0, blobs = 0, bytes = 0 } = done ?? {}
-      return { uploads, manifests, links, blobs, bytes }
+      const { uploads = 0, manifests = 0, links = 0, blobs = 0, bytes = 0, files = 0 } = done ?? {}
+      return { uploads, manifests, links, blobs, bytes, files }
     },
   }
 
-  /** Whether the last run, or the first start where there was none, is long enough ago. */
+  /** Whether the last run, or the first start where there was none, is long enough ago, and nobody paused it. */
   async function isTime(ctx: JobContext): Promise<boolean> {
     if (options.intervalMs === 0) return false
     const run = await findRun(ctx.metadata.read)
     if (run && run.state !== 'done') return false
     const [instance] = await ctx.metadata.read.all<{ createdAt: number }>(`SELECT created_at AS createdAt FROM instance`)
-    return ctx.now() - (run?.askedAt ?? instance?.createdAt ?? ctx.now()) >= options.intervalMs
+    if (ctx.now() - (run?.askedAt ?? instance?.createdAt ?? ctx.now()) < options.intervalMs) return false
+    return (await gcState(ctx.metadata.read)).pausedBy === null
   }
 }

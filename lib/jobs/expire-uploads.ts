@@ -1,3 +1,4 @@
+import { isPaused } from '../metadata/gc-runs.ts'
 import { expireIdleUploads } from '../metadata/uploads.ts'
 import type { Job, JobContext } from './job.ts'
 
@@ -13,11 +14,12 @@ export async function expire(ctx: JobContext, signal: AbortSignal): Promise<numb
   const limit = 100
   const { coldAfter } = ctx.retention
   for (let expired = 0; ; ) {
-    const went = signal.aborted
-      ? 0
-      : await ctx.metadata.write((sql) =>
-          expireIdleUploads(sql, { before: ctx.now() - ctx.limits.uploadIdleMs, coldAfter, limit }),
-        )
+    const went =
+      signal.aborted || (await isPaused(ctx.metadata.read))
+        ? 0
+        : await ctx.metadata.write((sql) =>
+            expireIdleUploads(sql, { before: ctx.now() - ctx.limits.uploadIdleMs, coldAfter, limit }),
+          )
     expired += went
     if (went < limit) return expired
   }

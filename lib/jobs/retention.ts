@@ -11,6 +11,10 @@ export interface Retention {
   readonly windowAfter: number
   /** The file of what was collected in epoch e goes when the current one is e + this: reads that began before may finish. */
   readonly quarantineAfter: number
+  /** Manifests without a tag, of these repositories (globs), go when nothing wanted them for this many epochs; undefined: never. */
+  readonly untagged: { readonly after: number; readonly repositories: readonly string[] } | undefined
+  /** Things that garbage collection may look at in a second; 0: as many as rests between its transactions allow. */
+  readonly ratePerSecond: number
 }
 
 /** Below this a slow push may lose layers it uploaded to a collection and has to send them again. */
@@ -18,8 +22,17 @@ export const shortGraceMs = 3_600_000
 /** Without grace epochs still pass, for the undelete window to be counted in. */
 const epochWithoutGraceMs = 60_000
 
+export interface RetentionOptions {
+  graceMs: number
+  windowMs: number
+  /** how long a manifest without a tag stays; 0: for ever */
+  untaggedMs: number
+  untaggedRepositories: readonly string[]
+  ratePerSecond: number
+}
+
 /** `graceMs` is the length of an epoch, 0: nothing is warm, nothing waits. `windowMs` is how long what was deleted may come back. */
-export function retentionOf({ graceMs, windowMs }: { graceMs: number; windowMs: number }): Retention {
+export function retentionOf({ graceMs, windowMs, untaggedMs, untaggedRepositories, ratePerSecond }: RetentionOptions): Retention {
   const epochMs = graceMs === 0 ? epochWithoutGraceMs : graceMs
   return {
     epochMs,
@@ -27,5 +40,11 @@ export function retentionOf({ graceMs, windowMs }: { graceMs: number; windowMs: 
     // One more than fits: what was deleted at the end of an epoch has its window too.
     windowAfter: windowMs === 0 ? 0 : Math.ceil(windowMs / epochMs) + 1,
     quarantineAfter: graceMs === 0 ? 0 : 1,
+    // Never sooner than what any push counts on.
+    untagged:
+      untaggedMs === 0
+        ? undefined
+        : { after: graceMs === 0 ? 0 : Math.max(2, Math.ceil(untaggedMs / epochMs) + 1), repositories: untaggedRepositories },
+    ratePerSecond,
   }
 }

@@ -6,22 +6,18 @@ import { type Reaped, removeFiles } from './reap-trash.ts'
 /**
  * T10: removes files that no row names. It sees the file first and asks the database second: a file that is seen was registered before it
  * was made, and an incarnation that is in no table then is dead for ever. Asked the other way round it would take files of uploads that
- * began in between. What is in the trash is left to the reaper. Tells `found` how many after each look.
+ * began in between. What is in the trash is left to the reaper. Shape: what each look found and removed.
  */
-export async function sweepOrphans(
+export async function* sweepOrphans(
   ctx: JobContext,
   options: { dryRun: boolean },
-  signal: AbortSignal,
-  found: (orphans: number) => Promise<void>,
-): Promise<Reaped> {
-  const swept: Reaped = { files: 0, bytes: 0, shared: 0, failed: 0 }
+): AsyncIterable<Reaped & { looked: number; orphans: number }> {
   for await (const files of ctx.blobs.list()) {
-    if (signal.aborted) break
     const orphans = await orphansOf(ctx, files)
-    if (!options.dryRun && orphans.length > 0) await removeFiles(ctx, orphans, swept)
-    await found(orphans.length)
+    const removed =
+      options.dryRun || orphans.length === 0 ? { files: 0, bytes: 0, shared: 0, failed: 0 } : await removeFiles(ctx, orphans)
+    yield { ...removed, looked: files.length, orphans: orphans.length }
   }
-  return swept
 }
 
 /**

@@ -27,6 +27,9 @@ export type RegistryEvent =
   | { type: 'trust_added' | 'trust_deleted'; detail: { id: number; issuer: string; audience: string } }
   | { type: 'keys_rotated'; detail: { kid: string } }
   | { type: 'purged'; detail: { deleted: number; kept: number } }
+  | { type: 'manifest_collected'; repository: string; digest: string; detail: { gc_id: string; why: string } }
+  | { type: 'blobs_collected'; detail: { gc_id: string; digests: readonly string[] } }
+  | { type: 'gc_paused' | 'gc_resumed' }
   | { type: 'gc_started' | 'gc_completed'; detail: { gc_id: string } & Record<string, unknown> }
   | { type: 'scrub_completed'; detail: { blobs: number; bytes: number; damaged: number; since: number } }
   | { type: 'rollback_accepted'; detail: { counted: number; noted: number } }

@@ -1,123 +1,141 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Sql } from './sql.ts'
 
-/** Below these epochs things go: `cold` for what nobody wanted lately, `deleted` for what was deleted before the undelete window. */
+/**
+ * Up to and with these epochs things go: `cold` for what nobody wanted lately, `deleted` for what was deleted before the undelete window,
+ * `untagged` for manifests without a tag where a rule collects them.
+ */
 export interface Horizon {
   cold: number
   deleted: number
+  untagged: number
 }
 
-/** Rows looked at in one statement, and changed in one transaction: each holds the reader or the writer for milliseconds. */
-const looked = 2_000
-const changed = 256
+/** A manifest or link of a repository; a blob has repository 0. `queued` is the epoch of the queue's entry that named it. */
+export interface Candidate {
+  repoId: number
+  digest: Digest
+  queued?: number
+}
 
-/** T7a: drops manifests that were deleted long enough ago, or whose repository was, with their references. Shape: how many; 0 ends. */
-export async function dropManifests(sql: Sql, { deleted }: Horizon): Promise<number> {
-  const rows = await sql.all<{ id: number; digest: Digest }>(
-    `SELECT id, digest FROM manifests WHERE deleted_epoch <= ? ORDER BY deleted_epoch, id LIMIT ${changed}`,
+/** Whether something is garbage and why; if not, from which epoch on it may be, where waiting is all that it takes. */
+export interface Verdict {
+  garbage?: string
+  later?: number
+}
+
+/**
+ * Judgements read; whoever deletes judges again in the transaction that does. `foreseen` is the dry run whose findings count as gone.
+ * A manifest that is deleted but may come back protects like any other: its references are rows until it goes.
+ */
+const live = (manifest: string) =>
+  `NOT EXISTS (SELECT 1 FROM gc_findings g WHERE g.run_id = ? AND g.kind = 'manifest' AND g.repo_id = ${manifest}.repo_id AND g.digest = ${manifest}.digest)`
+
+/** T7b: a link goes when no manifest of its repository names it and nobody wanted it lately. A hidden one has its window instead of a lease. */
+export async function judgeLink(
+  sql: Sql,
+  { repoId, digest }: Candidate,
+  { cold, deleted }: Horizon,
+  foreseen: string,
+): Promise<Verdict> {
+  const [link] = await sql.all<{ epoch: number; hidden: number | null; needed: number }>(
+    `SELECT l.epoch, l.hidden_epoch AS hidden, EXISTS (
+       SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id
+       WHERE f.digest = l.digest AND m.repo_id = l.repo_id AND ${live('m')}) AS needed
+     FROM repo_blobs l WHERE l.repo_id = ? AND l.digest = ?`,
+    [foreseen, repoId, digest],
+  )
+  if (link?.needed !== 0) return {}
+  if (link.hidden !== null) return link.hidden <= deleted ? { garbage: 'deleted' } : {}
+  return link.epoch <= cold ? { garbage: 'no manifest needs it' } : { later: link.epoch }
+}
+
+/** T7c: a blob goes when no repository has it. Shape: the verdict, with what it is. */
+export async function judgeBlob(
+  sql: Sql,
+  { digest }: Candidate,
+  { cold }: Horizon,
+  foreseen: string,
+): Promise<Verdict & { inc?: string; size?: number }> {
+  const [blob] = await sql.all<{ inc: string; size: number; epoch: number; linked: number }>(
+    `SELECT b.inc, b.size, b.epoch, EXISTS (
+       SELECT 1 FROM repo_blobs l WHERE l.digest = b.digest AND NOT EXISTS (
+         SELECT 1 FROM gc_findings g WHERE g.run_id = ? AND g.kind = 'link' AND g.repo_id = l.repo_id AND g.digest = l.digest)) AS linked
+     FROM blobs b WHERE b.digest = ?`,
+    [foreseen, digest],
+  )
+  if (blob?.linked !== 0) return {}
+  const { inc, size } = blob
+  return blob.epoch <= cold ? { garbage: 'no repository has it', inc, size } : { later: blob.epoch }
+}
+
+/**
+ * T7a for manifests without a tag: one goes when nothing that protects it is tagged, deleted but recoverable, or wanted lately. What
+ * protects a manifest are the indexes that name it and its subject, and what protects those: looked at one step only, two that protect each
+ * other would never go, and the signature of a signature would go too soon.
+ */
+export async function judgeUntagged(
+  sql: Sql,
+  { repoId, digest }: Candidate,
+  { untagged }: Horizon,
+  foreseen: string,
+): Promise<Verdict> {
+  const [row] = await sql.all<{ n: number; kept: number; newest: number }>(
+    `WITH RECURSIVE above(id, digest, subject) AS (
+       SELECT m.id, m.digest, m.subject FROM manifests m WHERE m.repo_id = ?1 AND m.digest = ?2
+       UNION SELECT p.id, p.digest, p.subject FROM above a JOIN manifests p ON p.repo_id = ?1 AND p.digest = a.subject
+         WHERE ${live('p').replace('?', '?3')}
+       UNION SELECT p.id, p.digest, p.subject FROM above a JOIN refs f ON f.digest = a.digest AND f.kind = 'child'
+         JOIN manifests p ON p.id = f.manifest_id AND p.repo_id = ?1 WHERE ${live('p').replace('?', '?3')})
+     SELECT count(*) AS n, coalesce(max(m.epoch), 0) AS newest,
+       coalesce(max(m.deleted_epoch IS NOT NULL OR EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = ?1 AND t.manifest_id = m.id)), 0) AS kept
+     FROM above a JOIN manifests m ON m.id = a.id`,
+    [repoId, digest, foreseen],
+  )
+  if (!row || row.n === 0 || row.kept !== 0) return {}
+  return row.newest <= untagged ? { garbage: 'untagged' } : { later: row.newest }
+}
+
+/** T7a: a manifest that was deleted before the window, or whose repository was. */
+export async function judgeDeleted(sql: Sql, { repoId, digest }: Candidate, { deleted }: Horizon): Promise<Verdict> {
+  const [row] = await sql.all<{ own: number | null; repository: number | null }>(
+    `SELECT m.deleted_epoch AS own, r.deleted_epoch AS repository FROM manifests m JOIN repositories r ON r.id = m.repo_id
+     WHERE m.repo_id = ? AND m.digest = ?`,
+    [repoId, digest],
+  )
+  if (!row) return {}
+  if (row.own !== null && row.own <= deleted) return { garbage: 'deleted' }
+  return row.repository !== null && row.repository <= deleted ? { garbage: 'its repository was deleted' } : {}
+}
+
+/** Drops a manifest with its references and, where no other repository has it, its body. What it needed is in the queue then. */
+export async function dropManifest(sql: Sql, { repoId, digest }: Candidate): Promise<void> {
+  await sql.run(`DELETE FROM manifests WHERE repo_id = ? AND digest = ?`, [repoId, digest])
+  await sql.run(`DELETE FROM manifest_bodies WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM manifests WHERE digest = ?)`, [
+    digest,
+    digest,
+  ])
+}
+
+export async function dropLink(sql: Sql, { repoId, digest }: Candidate): Promise<void> {
+  await sql.run(`DELETE FROM repo_blobs WHERE repo_id = ? AND digest = ?`, [repoId, digest])
+}
+
+/** Drops a blob's row; its incarnation is trash. */
+export async function dropBlob(sql: Sql, digest: Digest, inc: string): Promise<void> {
+  await sql.run(`DELETE FROM blobs WHERE digest = ? AND inc = ?`, [digest, inc])
+  await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [inc, digest])
+}
+
+/** Drops repositories that were deleted before the window and hold nothing any more. Shape: how many. */
+export async function dropEmptyRepositories(sql: Sql, { deleted }: Horizon): Promise<number> {
+  return await sql.run(
+    `DELETE FROM repositories WHERE id IN (
+       SELECT r.id FROM repositories r WHERE r.deleted_epoch <= ? AND NOT EXISTS (SELECT 1 FROM manifests WHERE repo_id = r.id)
+       AND NOT EXISTS (SELECT 1 FROM repo_blobs WHERE repo_id = r.id) AND NOT EXISTS (SELECT 1 FROM uploads WHERE repo_id = r.id)
+       AND NOT EXISTS (SELECT 1 FROM tags WHERE repo_id = r.id) ORDER BY r.id LIMIT 100)`,
     [deleted],
   )
-  const left = changed - rows.length
-  if (left > 0)
-    for (const { id } of await sql.all<{ id: number }>(
-      `SELECT id FROM repositories WHERE deleted_epoch <= ? ORDER BY id LIMIT 16`,
-      [deleted],
-    )) {
-      await sql.run(
-        `DELETE FROM tags WHERE repo_id = ? AND name IN (SELECT name FROM tags WHERE repo_id = ? ORDER BY name LIMIT 1000)`,
-        [id, id],
-      )
-      rows.push(
-        ...(await sql.all<{ id: number; digest: Digest }>(
-          `SELECT m.id, m.digest FROM manifests m WHERE m.repo_id = ? AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = m.repo_id AND t.manifest_id = m.id)
-           ORDER BY m.id LIMIT ?`,
-          [id, left],
-        )),
-      )
-      await sql.run(
-        `DELETE FROM repositories WHERE id = ? AND NOT EXISTS (SELECT 1 FROM manifests WHERE repo_id = ?) AND NOT EXISTS (SELECT 1 FROM repo_blobs WHERE repo_id = ?)
-         AND NOT EXISTS (SELECT 1 FROM uploads WHERE repo_id = ?) AND NOT EXISTS (SELECT 1 FROM tags WHERE repo_id = ?)`,
-        [id, id, id, id, id],
-      )
-    }
-  for (const { id, digest } of rows) {
-    await sql.run(`DELETE FROM manifests WHERE id = ?`, [id])
-    await sql.run(`DELETE FROM manifest_bodies WHERE digest = ? AND NOT EXISTS (SELECT 1 FROM manifests WHERE digest = ?)`, [
-      digest,
-      digest,
-    ])
-  }
-  return rows.length
-}
-
-const linkIsGarbage = `l.epoch <= ? AND coalesce(l.hidden_epoch <= ?, 1) AND NOT EXISTS (
-  SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = l.digest AND m.repo_id = l.repo_id)`
-
-export interface LinkKey {
-  repoId: number
-  digest: string
-}
-
-/** A look at the links after a key: those that seem to be garbage, and where to go on (undefined at the end). */
-export async function lookAtLinks(
-  sql: Sql,
-  after: LinkKey,
-  { cold, deleted }: Horizon,
-): Promise<{ found: LinkKey[]; next?: LinkKey }> {
-  const rows = await sql.all<LinkKey & { garbage: number }>(
-    `SELECT l.repo_id AS repoId, l.digest, ${linkIsGarbage} AS garbage
-     FROM (SELECT * FROM repo_blobs WHERE (repo_id, digest) > (?, ?) ORDER BY repo_id, digest LIMIT ${looked}) l`,
-    [cold, deleted, after.repoId, after.digest],
-  )
-  return { found: rows.filter((row) => row.garbage !== 0), next: rows.length === looked ? rows.at(-1) : undefined }
-}
-
-/** T7b: drops these links, if they still are garbage: the look was only a hint. Shape: how many went. */
-export async function dropLinks(sql: Sql, links: readonly LinkKey[], { cold, deleted }: Horizon): Promise<number> {
-  let count = 0
-  for (const { repoId, digest } of links)
-    count += await sql.run(`DELETE FROM repo_blobs AS l WHERE l.repo_id = ? AND l.digest = ? AND ${linkIsGarbage}`, [
-      repoId,
-      digest,
-      cold,
-      deleted,
-    ])
-  return count
-}
-
-const blobIsGarbage = `b.epoch <= ? AND NOT EXISTS (SELECT 1 FROM repo_blobs l WHERE l.digest = b.digest)`
-
-/** The same look for blobs that no repository has any more. */
-export async function lookAtBlobs(sql: Sql, after: string, { cold }: Horizon): Promise<{ found: string[]; next?: string }> {
-  const rows = await sql.all<{ digest: string; garbage: number }>(
-    `SELECT b.digest, ${blobIsGarbage} AS garbage FROM (SELECT * FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${looked}) b`,
-    [cold, after],
-  )
-  return {
-    found: rows.filter((row) => row.garbage !== 0).map((row) => row.digest),
-    next: rows.length === looked ? rows.at(-1)?.digest : undefined,
-  }
-}
-
-/** T7c: drops these blobs' rows, if nothing has them still; their incarnations are trash. Shape: how many, and their bytes. */
-export async function dropBlobs(
-  sql: Sql,
-  digests: readonly string[],
-  { cold }: Horizon,
-): Promise<{ blobs: number; bytes: number }> {
-  let blobs = 0
-  let bytes = 0
-  for (const digest of digests) {
-    const [gone] = await sql.all<{ inc: string; size: number }>(
-      `DELETE FROM blobs AS b WHERE b.digest = ? AND ${blobIsGarbage} RETURNING inc, size`,
-      [digest, cold],
-    )
-    if (!gone) continue
-    await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [gone.inc, digest])
-    blobs++
-    bytes += gone.size
-  }
-  return { blobs, bytes }
 }
 
 /**
@@ -129,8 +147,8 @@ export async function deadIncarnations(
   { after, quarantineAfter }: { after: string; quarantineAfter: number },
 ): Promise<{ incarnation: string; digest: Digest | null }[]> {
   return await sql.all<{ incarnation: string; digest: Digest | null }>(
-    `SELECT inc AS incarnation, digest FROM trash WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned}
-     ORDER BY inc LIMIT 250`,
+    `SELECT inc AS incarnation, digest FROM trash
+     WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned} ORDER BY inc LIMIT 250`,
     [after, quarantineAfter],
   )
 }
@@ -143,31 +161,3 @@ export async function nextReap(sql: Sql): Promise<number> {
 
 /** Whether a backup holds what it copies. Pins are over two epochs after they were made or renewed. */
 export const pinned = `EXISTS (SELECT 1 FROM gc_pins WHERE epoch > (SELECT epoch FROM instance) - 2)`
-
-/** What a collection with this horizon would take, exactly, if nothing happened meanwhile. */
-export async function foresee(
-  sql: Sql,
-  { cold, deleted }: Horizon,
-): Promise<{ manifests: number; links: number; blobs: number; bytes: number }> {
-  const gone = `SELECT m.id FROM manifests m JOIN repositories r ON r.id = m.repo_id WHERE m.deleted_epoch <= ? OR r.deleted_epoch <= ?`
-  const survives = `l.epoch > ? OR coalesce(l.hidden_epoch > ?, 0) OR EXISTS (
-    SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = l.digest AND m.repo_id = l.repo_id AND m.id NOT IN (${gone}))`
-  const [manifests] = await sql.all<{ n: number }>(`SELECT count(*) AS n FROM (${gone})`, [deleted, deleted])
-  const [links] = await sql.all<{ n: number }>(`SELECT count(*) AS n FROM repo_blobs l WHERE NOT (${survives})`, [
-    cold,
-    deleted,
-    deleted,
-    deleted,
-  ])
-  const [blobs] = await sql.all<{ n: number; bytes: number }>(
-    `SELECT count(*) AS n, coalesce(sum(b.size), 0) AS bytes FROM blobs b
-     WHERE b.epoch <= ? AND NOT EXISTS (SELECT 1 FROM repo_blobs l WHERE l.digest = b.digest AND (${survives}))`,
-    [cold, cold, deleted, deleted, deleted],
-  )
-  return { manifests: manifests?.n ?? 0, links: links?.n ?? 0, blobs: blobs?.n ?? 0, bytes: blobs?.bytes ?? 0 }
-}
-
-/** `changed` at a time. */
-export function* batches<T>(items: readonly T[]): Generator<readonly T[]> {
-  for (let at = 0; at < items.length; at += changed) yield items.slice(at, at + changed)
-}

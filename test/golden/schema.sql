@@ -14,6 +14,7 @@ CREATE INDEX manifests_digest ON manifests(digest);
 CREATE INDEX manifests_subject ON manifests(repo_id, subject) WHERE subject IS NOT NULL;
 CREATE INDEX refs_digest ON refs(digest, manifest_id);
 CREATE INDEX repo_blobs_digest ON repo_blobs(digest);
+CREATE INDEX repo_blobs_hidden ON repo_blobs(hidden_epoch) WHERE hidden_epoch IS NOT NULL;
 CREATE UNIQUE INDEX repositories_catalog ON repositories(name) WHERE deleted_epoch IS NULL AND visible = 1;
 CREATE INDEX repositories_deleted ON repositories(deleted_epoch) WHERE deleted_epoch IS NOT NULL;
 CREATE UNIQUE INDEX repositories_name ON repositories(name) WHERE deleted_epoch IS NULL;
@@ -76,10 +77,27 @@ CREATE TABLE decisions (
   last_at INTEGER NOT NULL,
   PRIMARY KEY (hour, subject, kind, roles, action, repository, tag, address, allowed, rule_id)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE gc_findings (
+  run_id TEXT NOT NULL,
+  kind TEXT NOT NULL CHECK (kind IN ('manifest', 'link', 'blob')),
+  repo_id INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  why TEXT NOT NULL,
+  size INTEGER NOT NULL DEFAULT 0,
+  shared INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (run_id, kind, repo_id, digest)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE gc_pins (
   id TEXT PRIMARY KEY,
   epoch INTEGER NOT NULL,
   made_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE gc_queue (
+  kind TEXT NOT NULL CHECK (kind IN ('manifest', 'link', 'blob')),
+  epoch INTEGER NOT NULL,
+  repo_id INTEGER NOT NULL,
+  digest TEXT NOT NULL,
+  PRIMARY KEY (kind, epoch, repo_id, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE gc_runs (
   id TEXT PRIMARY KEY,
@@ -99,7 +117,15 @@ CREATE TABLE gc_runs (
   bytes INTEGER NOT NULL DEFAULT 0,
   orphans INTEGER NOT NULL DEFAULT 0,
   error TEXT NOT NULL DEFAULT ''
-, uploads INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
+, uploads INTEGER NOT NULL DEFAULT 0, full INTEGER NOT NULL DEFAULT 0, repo_id INTEGER, phase TEXT NOT NULL DEFAULT '', phase_at INTEGER, progress INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0, files INTEGER NOT NULL DEFAULT 0, reaped INTEGER NOT NULL DEFAULT 0, shared INTEGER NOT NULL DEFAULT 0, batches INTEGER NOT NULL DEFAULT 0, held_us INTEGER NOT NULL DEFAULT 0, held_max_us INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID;
+CREATE TABLE gc_state (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  paused_by TEXT,
+  paused_at INTEGER,
+  watch_untagged INTEGER NOT NULL DEFAULT 0,
+  full_at INTEGER,
+  rule TEXT NOT NULL DEFAULT ''
+) STRICT;
 CREATE TABLE instance (
   id INTEGER PRIMARY KEY CHECK (id = 1),
   name TEXT NOT NULL,
@@ -272,6 +298,41 @@ CREATE TRIGGER blobs_heal_guard BEFORE UPDATE OF inc ON blobs WHEN EXISTS (SELEC
 BEGIN SELECT RAISE(ABORT, 'incarnation is dead'); END;
 CREATE TRIGGER blobs_inc_guard BEFORE INSERT ON blobs WHEN EXISTS (SELECT 1 FROM trash WHERE inc = NEW.inc)
 BEGIN SELECT RAISE(ABORT, 'incarnation is dead'); END;
+CREATE TRIGGER gc_link_added AFTER INSERT ON repo_blobs
+BEGIN INSERT INTO gc_queue(kind, epoch, repo_id, digest) VALUES ('link', NEW.epoch, NEW.repo_id, NEW.digest) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER gc_link_removed AFTER DELETE ON repo_blobs
+BEGIN INSERT INTO gc_queue(kind, epoch, repo_id, digest) VALUES ('blob', 0, 0, OLD.digest) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER gc_manifest_added AFTER INSERT ON manifests WHEN (SELECT watch_untagged FROM gc_state) = 1
+BEGIN INSERT INTO gc_queue(kind, epoch, repo_id, digest) VALUES ('manifest', NEW.epoch, NEW.repo_id, NEW.digest) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER gc_manifest_removed BEFORE DELETE ON manifests
+BEGIN
+  INSERT INTO gc_queue(kind, epoch, repo_id, digest)
+    SELECT 'link', 0, l.repo_id, l.digest FROM refs f JOIN repo_blobs l ON l.repo_id = OLD.repo_id AND l.digest = f.digest
+    WHERE f.manifest_id = OLD.id ON CONFLICT DO NOTHING;
+  INSERT INTO gc_queue(kind, epoch, repo_id, digest)
+    SELECT 'manifest', m.epoch, m.repo_id, m.digest FROM refs f JOIN manifests m ON m.repo_id = OLD.repo_id AND m.digest = f.digest
+    WHERE f.manifest_id = OLD.id AND f.kind = 'child' AND (SELECT watch_untagged FROM gc_state) = 1 ON CONFLICT DO NOTHING;
+  INSERT INTO gc_queue(kind, epoch, repo_id, digest)
+    SELECT 'manifest', m.epoch, m.repo_id, m.digest FROM manifests m
+    WHERE m.repo_id = OLD.repo_id AND m.subject = OLD.digest AND (SELECT watch_untagged FROM gc_state) = 1 ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER gc_manifest_restored AFTER UPDATE OF deleted_epoch ON manifests
+WHEN OLD.deleted_epoch IS NOT NULL AND NEW.deleted_epoch IS NULL AND (SELECT watch_untagged FROM gc_state) = 1
+BEGIN INSERT INTO gc_queue(kind, epoch, repo_id, digest) VALUES ('manifest', NEW.epoch, NEW.repo_id, NEW.digest) ON CONFLICT DO NOTHING; END;
+CREATE TRIGGER gc_tag_moved AFTER UPDATE OF manifest_id ON tags WHEN OLD.manifest_id <> NEW.manifest_id
+BEGIN
+  UPDATE manifests SET epoch = (SELECT epoch FROM instance) WHERE id = OLD.manifest_id;
+  INSERT INTO gc_queue(kind, epoch, repo_id, digest)
+    SELECT 'manifest', epoch, repo_id, digest FROM manifests WHERE id = OLD.manifest_id AND (SELECT watch_untagged FROM gc_state) = 1
+    ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER gc_tag_removed AFTER DELETE ON tags
+BEGIN
+  UPDATE manifests SET epoch = (SELECT epoch FROM instance) WHERE id = OLD.manifest_id;
+  INSERT INTO gc_queue(kind, epoch, repo_id, digest)
+    SELECT 'manifest', epoch, repo_id, digest FROM manifests WHERE id = OLD.manifest_id AND (SELECT watch_untagged FROM gc_state) = 1
+    ON CONFLICT DO NOTHING;
+END;
 CREATE TRIGGER link_added AFTER INSERT ON repo_blobs WHEN NEW.hidden_epoch IS NULL
 BEGIN UPDATE repositories SET logical_bytes = logical_bytes + (SELECT size FROM blobs WHERE digest = NEW.digest) WHERE id = NEW.repo_id; END;
 CREATE TRIGGER link_hidden AFTER UPDATE OF hidden_epoch ON repo_blobs WHEN (OLD.hidden_epoch IS NULL) <> (NEW.hidden_epoch IS NULL)

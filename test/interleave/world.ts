@@ -86,7 +86,7 @@ export async function openWorld(): Promise<World> {
       await reapTrash.run(own, signal)
     },
     async sweep(own) {
-      await sweepOrphans(own, { dryRun: false }, signal, async () => undefined)
+      for await (const _found of sweepOrphans(own, { dryRun: false }));
     },
     async expire(own) {
       // Everything is idle: whatever has a row was touched before a moment from now.

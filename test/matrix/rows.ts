@@ -329,6 +329,9 @@ export const asked: Readonly<Record<string, Asked>> = {
   RunGarbageCollection: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   ReconcileStorage: { kind: 'manage', status: 202, body: { dry_run: true }, prepare: noRun },
   GetGarbageCollectionStatus: { kind: 'manage' },
+  PauseGarbageCollection: { kind: 'manage', prepare: resumed },
+  ResumeGarbageCollection: { kind: 'manage', prepare: resumed },
+  ListGarbageFindings: { kind: 'manage', params: { id: 'matrix' }, prepare: dryRun },
   VerifyStorage: { kind: 'manage' },
   ListRules: { kind: 'manage' },
   GetRule: { kind: 'manage', params: { id: '-1' } },
@@ -384,6 +387,19 @@ export const asked: Readonly<Record<string, Asked>> = {
 
 async function noRun(registry: TestRegistry): Promise<Record<string, string>> {
   await registry.sql(`DELETE FROM gc_runs`)
+  return await resumed(registry)
+}
+
+async function resumed(registry: TestRegistry): Promise<Record<string, string>> {
+  await registry.sql(`UPDATE gc_state SET paused_by = NULL, paused_at = NULL`)
+  return {}
+}
+
+async function dryRun(registry: TestRegistry): Promise<Record<string, string>> {
+  await registry.sql(
+    `INSERT INTO gc_runs(id, kind, asked_at, asked_by, dry_run, skip_window, state) VALUES ('matrix', 'collect', 0, 'x', 1, 0, 'done')
+     ON CONFLICT DO NOTHING`,
+  )
   return {}
 }
 

@@ -126,8 +126,17 @@ for (const face of Object.keys(faces)) {
       for (let wait = 0; wait < 100 && run('gc status').running; wait++) await new Promise((resolve) => setTimeout(resolve, 100))
     }
     await settled()
+    assert.deepEqual(
+      (run('gc findings').findings as { kind: string }[]).map(({ kind }) => kind),
+      [],
+      'nothing is old enough',
+    )
     assert.match(String(run('gc reconcile').id), /-/)
     await settled()
+    assert.equal(run('gc pause').changed, true)
+    assert.equal(mcr(face, ['gc', 'run']).status, 5, 'paused')
+    assert.equal(run('gc status').paused, true)
+    assert.equal(run('gc resume').changed, true)
 
     exercise(face, 'verify')
     assert.match(ok(face, ['verify', '--deep']), /^all is there: \d+ manifests/m)

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mcr/v1/registry.proto.
  */
 export const file_mcr_v1_registry: GenFile = /*@__PURE__*/
-  fileDesc("ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkiXQoYRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEhQKDHRhZ3NfZGVsZXRlZBgBIAEoAxIZChFtYW5pZmVzdHNfZGVsZXRlZBgCIAEoAxIQCghyZWxlYXNlZBgDIAEoAyJPCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJEg4KBm9mZnNldBgEIAEoBSI7ChBMaXN0VGFnc1Jlc3BvbnNlEhkKBHRhZ3MYASADKAsyCy5tY3IudjEuVGFnEgwKBG5leHQYAiABKAkiWAoNR2V0VGFnUmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEgsKA3RhZxgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKDkdldFRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCm1lZGlhX3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoJVGFnQ2hhbmdlEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpvbGRfZGlnZXN0GAIgASgJEhIKCm5ld19kaWdlc3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDQoFYWN0b3IYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCSJSChVMaXN0VGFnSGlzdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCQoBbhgDIAEoBRINCgVhZnRlchgEIAEoCSJKChZMaXN0VGFnSGlzdG9yeVJlc3BvbnNlEiIKB2NoYW5nZXMYASADKAsyES5tY3IudjEuVGFnQ2hhbmdlEgwKBG5leHQYAiABKAkiUAoOTW92ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCgoCdG8YAyABKAkSEQoJaWZfZGlnZXN0GAQgASgJIkMKD01vdmVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpvbGRfZGlnZXN0GAMgASgJIkYKEERlbGV0ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSEQoJaWZfZGlnZXN0GAMgASgJIjEKEURlbGV0ZVRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJIjsKEkdldE1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEhEKCXJlZmVyZW5jZRgCIAEoCSK+AQoTR2V0TWFuaWZlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRIVCg1hcnRpZmFjdF90eXBlGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDAoEc2l6ZRgFIAEoAxIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0YWdzGAcgAygJEg8KB2NvbnRlbnQYCCABKAkiOwoVRGVsZXRlTWFuaWZlc3RSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSDgoGZGlnZXN0GAIgASgJIkgKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEgwKBHRhZ3MYAiADKAkSEAoIcmVsZWFzZWQYAyABKAMiOAoPVW5kZWxldGVSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSEQoJcmVmZXJlbmNlGAIgASgJIlMKEFVuZGVsZXRlUmVzcG9uc2USEgoKcmVwb3NpdG9yeRgBIAEoCRIOCgZkaWdlc3QYAiABKAkSDAoEdGFncxgDIAMoCRINCgV0YWtlbhgEIAMoCSIlCg9HZXRVc2FnZVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSIzCgVVc2FnZRIMCgRuYW1lGAEgASgJEgwKBHNpemUYAiABKAMSDgoGdW5pcXVlGAMgASgDIkAKEEdldFVzYWdlUmVzcG9uc2USHAoFdXNhZ2UYASADKAsyDS5tY3IudjEuVXNhZ2USDgoGc3RvcmVkGAIgASgDIiYKFEV4cGxhaW5EaWdlc3RSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCSJFCgZLZWVwZXISEgoKcmVwb3NpdG9yeRgBIAEoCRIMCgRraW5kGAIgASgJEgoKAmJ5GAMgASgJEg0KBXN0YXRlGAQgASgJInYKFUV4cGxhaW5EaWdlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSDQoFc3RhdGUYAiABKAkSDAoEc2l6ZRgDIAEoAxIfCgdrZWVwZXJzGAQgAygLMg4ubWNyLnYxLktlZXBlchIPCgdoaXN0b3J5GAUgAygJIm8KDFB1cmdlUmVxdWVzdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEa2VlcBgCIAEoBRISCgpvbGRlcl90aGFuGAMgASgJEg8KB2RyeV9ydW4YBCABKAgSFgoOaW5jbHVkZV9sYXRlc3QYBSABKAgiegoJUHVyZ2VkVGFnEhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEg4KBmRpZ2VzdBgDIAEoCRIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRrZXB0GAUgASgJImAKDVB1cmdlUmVzcG9uc2USHwoEdGFncxgBIAMoCzIRLm1jci52MS5QdXJnZWRUYWcSDwoHZGVsZXRlZBgCIAEoBRIMCgRrZXB0GAMgASgFEg8KB2RyeV9ydW4YBCABKAgiOwobUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgSCwoDbm93GAIgASgIIlIKHFJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVzcG9uc2USCgoCaWQYASABKAkSJgoDcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIioKF1JlY29uY2lsZVN0b3JhZ2VSZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgiTgoYUmVjb25jaWxlU3RvcmFnZVJlc3BvbnNlEgoKAmlkGAEgASgJEiYKA3J1bhgCIAEoCzIZLm1jci52MS5HYXJiYWdlQ29sbGVjdGlvbiIjCiFHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1JlcXVlc3QiYgoiR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXNwb25zZRIPCgdydW5uaW5nGAEgASgIEisKCGxhc3RfcnVuGAIgASgLMhkubWNyLnYxLkdhcmJhZ2VDb2xsZWN0aW9uIr8CChFHYXJiYWdlQ29sbGVjdGlvbhIKCgJpZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb21wbGV0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2RyeV9ydW4YBCABKAgSGQoRbWFuaWZlc3RzX3JlbW92ZWQYBSABKAMSFQoNbGlua3NfcmVtb3ZlZBgGIAEoAxIVCg1ibG9ic19yZW1vdmVkGAcgASgDEhMKC2J5dGVzX2ZyZWVkGAggASgDEg0KBWVycm9yGAkgASgJEgwKBGtpbmQYCiABKAkSFwoPb3JwaGFuc19yZW1vdmVkGAsgASgDEhcKD3VwbG9hZHNfZXhwaXJlZBgMIAEoAzKeCgoPUmVnaXN0cnlTZXJ2aWNlElUKEExpc3RSZXBvc2l0b3JpZXMSHy5tY3IudjEuTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QaIC5tY3IudjEuTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEkwKDUdldFJlcG9zaXRvcnkSHC5tY3IudjEuR2V0UmVwb3NpdG9yeVJlcXVlc3QaHS5tY3IudjEuR2V0UmVwb3NpdG9yeVJlc3BvbnNlElUKEERlbGV0ZVJlcG9zaXRvcnkSHy5tY3IudjEuRGVsZXRlUmVwb3NpdG9yeVJlcXVlc3QaIC5tY3IudjEuRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEj0KCExpc3RUYWdzEhcubWNyLnYxLkxpc3RUYWdzUmVxdWVzdBoYLm1jci52MS5MaXN0VGFnc1Jlc3BvbnNlEjcKBkdldFRhZxIVLm1jci52MS5HZXRUYWdSZXF1ZXN0GhYubWNyLnYxLkdldFRhZ1Jlc3BvbnNlEk8KDkxpc3RUYWdIaXN0b3J5Eh0ubWNyLnYxLkxpc3RUYWdIaXN0b3J5UmVxdWVzdBoeLm1jci52MS5MaXN0VGFnSGlzdG9yeVJlc3BvbnNlEjoKB01vdmVUYWcSFi5tY3IudjEuTW92ZVRhZ1JlcXVlc3QaFy5tY3IudjEuTW92ZVRhZ1Jlc3BvbnNlEkAKCURlbGV0ZVRhZxIYLm1jci52MS5EZWxldGVUYWdSZXF1ZXN0GhkubWNyLnYxLkRlbGV0ZVRhZ1Jlc3BvbnNlEkYKC0dldE1hbmlmZXN0EhoubWNyLnYxLkdldE1hbmlmZXN0UmVxdWVzdBobLm1jci52MS5HZXRNYW5pZmVzdFJlc3BvbnNlEk8KDkRlbGV0ZU1hbmlmZXN0Eh0ubWNyLnYxLkRlbGV0ZU1hbmlmZXN0UmVxdWVzdBoeLm1jci52MS5EZWxldGVNYW5pZmVzdFJlc3BvbnNlEj0KCFVuZGVsZXRlEhcubWNyLnYxLlVuZGVsZXRlUmVxdWVzdBoYLm1jci52MS5VbmRlbGV0ZVJlc3BvbnNlEj0KCEdldFVzYWdlEhcubWNyLnYxLkdldFVzYWdlUmVxdWVzdBoYLm1jci52MS5HZXRVc2FnZVJlc3BvbnNlEkwKDUV4cGxhaW5EaWdlc3QSHC5tY3IudjEuRXhwbGFpbkRpZ2VzdFJlcXVlc3QaHS5tY3IudjEuRXhwbGFpbkRpZ2VzdFJlc3BvbnNlEjQKBVB1cmdlEhQubWNyLnYxLlB1cmdlUmVxdWVzdBoVLm1jci52MS5QdXJnZVJlc3BvbnNlEmEKFFJ1bkdhcmJhZ2VDb2xsZWN0aW9uEiMubWNyLnYxLlJ1bkdhcmJhZ2VDb2xsZWN0aW9uUmVxdWVzdBokLm1jci52MS5SdW5HYXJiYWdlQ29sbGVjdGlvblJlc3BvbnNlElUKEFJlY29uY2lsZVN0b3JhZ2USHy5tY3IudjEuUmVjb25jaWxlU3RvcmFnZVJlcXVlc3QaIC5tY3IudjEuUmVjb25jaWxlU3RvcmFnZVJlc3BvbnNlEnMKGkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzEikubWNyLnYxLkdldEdhcmJhZ2VDb2xsZWN0aW9uU3RhdHVzUmVxdWVzdBoqLm1jci52MS5HZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1Jlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChVtY3IvdjEvcmVnaXN0cnkucHJvdG8SBm1jci52MSKDAQoKUmVwb3NpdG9yeRIMCgRuYW1lGAEgASgJEhEKCXRhZ19jb3VudBgCIAEoAxIWCg5tYW5pZmVzdF9jb3VudBgDIAEoAxIMCgRzaXplGAQgASgDEi4KCmNyZWF0ZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIlMKA1RhZxIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRIuCgp1cGRhdGVkX2F0GAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKUAQoITWFuaWZlc3QSDgoGZGlnZXN0GAEgASgJEhIKCm1lZGlhX3R5cGUYAiABKAkSFQoNYXJ0aWZhY3RfdHlwZRgDIAEoCRIPCgdzdWJqZWN0GAQgASgJEgwKBHNpemUYBSABKAMSLgoKY3JlYXRlZF9hdBgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiQwoXTGlzdFJlcG9zaXRvcmllc1JlcXVlc3QSCQoBbhgBIAEoBRINCgVhZnRlchgCIAEoCRIOCgZvZmZzZXQYAyABKAUiUgoYTGlzdFJlcG9zaXRvcmllc1Jlc3BvbnNlEigKDHJlcG9zaXRvcmllcxgBIAMoCzISLm1jci52MS5SZXBvc2l0b3J5EgwKBG5leHQYAiABKAkiKgoUR2V0UmVwb3NpdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSLOAQoVR2V0UmVwb3NpdG9yeVJlc3BvbnNlEgwKBG5hbWUYASABKAkSEQoJdGFnX2NvdW50GAIgASgDEhYKDm1hbmlmZXN0X2NvdW50GAMgASgDEgwKBHNpemUYBCABKAMSLgoKY3JlYXRlZF9hdBgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASGQoEdGFncxgGIAMoCzILLm1jci52MS5UYWcSIwoJbWFuaWZlc3RzGAcgAygLMhAubWNyLnYxLk1hbmlmZXN0Ii0KF0RlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkiXQoYRGVsZXRlUmVwb3NpdG9yeVJlc3BvbnNlEhQKDHRhZ3NfZGVsZXRlZBgBIAEoAxIZChFtYW5pZmVzdHNfZGVsZXRlZBgCIAEoAxIQCghyZWxlYXNlZBgDIAEoAyJPCg9MaXN0VGFnc1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJEg4KBm9mZnNldBgEIAEoBSI7ChBMaXN0VGFnc1Jlc3BvbnNlEhkKBHRhZ3MYASADKAsyCy5tY3IudjEuVGFnEgwKBG5leHQYAiABKAkiWAoNR2V0VGFnUmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEgsKA3RhZxgCIAEoCRImCgJhdBgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAigAEKDkdldFRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJEhIKCm1lZGlhX3R5cGUYAyABKAkSDAoEc2l6ZRgEIAEoAxIuCgp1cGRhdGVkX2F0GAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKQAQoJVGFnQ2hhbmdlEiYKAmF0GAEgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBISCgpvbGRfZGlnZXN0GAIgASgJEhIKCm5ld19kaWdlc3QYAyABKAkSEAoIZXZlbnRfaWQYBCABKAkSDQoFYWN0b3IYBSABKAkSEgoKYWN0b3JfbmFtZRgGIAEoCSJSChVMaXN0VGFnSGlzdG9yeVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCQoBbhgDIAEoBRINCgVhZnRlchgEIAEoCSJKChZMaXN0VGFnSGlzdG9yeVJlc3BvbnNlEiIKB2NoYW5nZXMYASADKAsyES5tY3IudjEuVGFnQ2hhbmdlEgwKBG5leHQYAiABKAkiUAoOTW92ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSCgoCdG8YAyABKAkSEQoJaWZfZGlnZXN0GAQgASgJIkMKD01vdmVUYWdSZXNwb25zZRIMCgRuYW1lGAEgASgJEg4KBmRpZ2VzdBgCIAEoCRISCgpvbGRfZGlnZXN0GAMgASgJIkYKEERlbGV0ZVRhZ1JlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCRILCgN0YWcYAiABKAkSEQoJaWZfZGlnZXN0GAMgASgJIjEKEURlbGV0ZVRhZ1Jlc3BvbnNlEgwKBG5hbWUYASABKAkSDgoGZGlnZXN0GAIgASgJIjsKEkdldE1hbmlmZXN0UmVxdWVzdBISCgpyZXBvc2l0b3J5GAEgASgJEhEKCXJlZmVyZW5jZRgCIAEoCSK+AQoTR2V0TWFuaWZlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSEgoKbWVkaWFfdHlwZRgCIAEoCRIVCg1hcnRpZmFjdF90eXBlGAMgASgJEg8KB3N1YmplY3QYBCABKAkSDAoEc2l6ZRgFIAEoAxIuCgpjcmVhdGVkX2F0GAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgR0YWdzGAcgAygJEg8KB2NvbnRlbnQYCCABKAkiOwoVRGVsZXRlTWFuaWZlc3RSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSDgoGZGlnZXN0GAIgASgJIkgKFkRlbGV0ZU1hbmlmZXN0UmVzcG9uc2USDgoGZGlnZXN0GAEgASgJEgwKBHRhZ3MYAiADKAkSEAoIcmVsZWFzZWQYAyABKAMiOAoPVW5kZWxldGVSZXF1ZXN0EhIKCnJlcG9zaXRvcnkYASABKAkSEQoJcmVmZXJlbmNlGAIgASgJIlMKEFVuZGVsZXRlUmVzcG9uc2USEgoKcmVwb3NpdG9yeRgBIAEoCRIOCgZkaWdlc3QYAiABKAkSDAoEdGFncxgDIAMoCRINCgV0YWtlbhgEIAMoCSIlCg9HZXRVc2FnZVJlcXVlc3QSEgoKcmVwb3NpdG9yeRgBIAEoCSIzCgVVc2FnZRIMCgRuYW1lGAEgASgJEgwKBHNpemUYAiABKAMSDgoGdW5pcXVlGAMgASgDIkAKEEdldFVzYWdlUmVzcG9uc2USHAoFdXNhZ2UYASADKAsyDS5tY3IudjEuVXNhZ2USDgoGc3RvcmVkGAIgASgDIiYKFEV4cGxhaW5EaWdlc3RSZXF1ZXN0Eg4KBmRpZ2VzdBgBIAEoCSJFCgZLZWVwZXISEgoKcmVwb3NpdG9yeRgBIAEoCRIMCgRraW5kGAIgASgJEgoKAmJ5GAMgASgJEg0KBXN0YXRlGAQgASgJInYKFUV4cGxhaW5EaWdlc3RSZXNwb25zZRIOCgZkaWdlc3QYASABKAkSDQoFc3RhdGUYAiABKAkSDAoEc2l6ZRgDIAEoAxIfCgdrZWVwZXJzGAQgAygLMg4ubWNyLnYxLktlZXBlchIPCgdoaXN0b3J5GAUgAygJIm8KDFB1cmdlUmVxdWVzdBIUCgxyZXBvc2l0b3JpZXMYASADKAkSDAoEa2VlcBgCIAEoBRISCgpvbGRlcl90aGFuGAMgASgJEg8KB2RyeV9ydW4YBCABKAgSFgoOaW5jbHVkZV9sYXRlc3QYBSABKAgiegoJUHVyZ2VkVGFnEhIKCnJlcG9zaXRvcnkYASABKAkSCwoDdGFnGAIgASgJEg4KBmRpZ2VzdBgDIAEoCRIuCgp1cGRhdGVkX2F0GAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIMCgRrZXB0GAUgASgJImAKDVB1cmdlUmVzcG9uc2USHwoEdGFncxgBIAMoCzIRLm1jci52MS5QdXJnZWRUYWcSDwoHZGVsZXRlZBgCIAEoBRIMCgRrZXB0GAMgASgFEg8KB2RyeV9ydW4YBCABKAgiXQobUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0Eg8KB2RyeV9ydW4YASABKAgSCwoDbm93GAIgASgIEhIKCnJlcG9zaXRvcnkYAyABKAkSDAoEZnVsbBgEIAEoCCJSChxSdW5HYXJiYWdlQ29sbGVjdGlvblJlc3BvbnNlEgoKAmlkGAEgASgJEiYKA3J1bhgCIAEoCzIZLm1jci52MS5HYXJiYWdlQ29sbGVjdGlvbiIqChdSZWNvbmNpbGVTdG9yYWdlUmVxdWVzdBIPCgdkcnlfcnVuGAEgASgIIk4KGFJlY29uY2lsZVN0b3JhZ2VSZXNwb25zZRIKCgJpZBgBIAEoCRImCgNydW4YAiABKAsyGS5tY3IudjEuR2FyYmFnZUNvbGxlY3Rpb24iLwohR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXF1ZXN0EgoKAmlkGAEgASgJIvkBCiJHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1Jlc3BvbnNlEg8KB3J1bm5pbmcYASABKAgSKwoIbGFzdF9ydW4YAiABKAsyGS5tY3IudjEuR2FyYmFnZUNvbGxlY3Rpb24SDgoGcGF1c2VkGAMgASgIEhEKCXBhdXNlZF9ieRgEIAEoCRItCglwYXVzZWRfYXQYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBXF1ZXVlGAYgASgDEhUKDW9sZGVzdF9lcG9jaHMYByABKAMSDQoFdHJhc2gYCCABKAMSDgoGcGlubmVkGAkgASgIIh8KHVBhdXNlR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0IkEKHlBhdXNlR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRIOCgZwYXVzZWQYASABKAgSDwoHY2hhbmdlZBgCIAEoCCIgCh5SZXN1bWVHYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QiQgofUmVzdW1lR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRIOCgZwYXVzZWQYASABKAgSDwoHY2hhbmdlZBgCIAEoCCJCChpMaXN0R2FyYmFnZUZpbmRpbmdzUmVxdWVzdBIKCgJpZBgBIAEoCRIJCgFuGAIgASgFEg0KBWFmdGVyGAMgASgJIm0KDkdhcmJhZ2VGaW5kaW5nEgwKBGtpbmQYASABKAkSEgoKcmVwb3NpdG9yeRgCIAEoCRIOCgZkaWdlc3QYAyABKAkSCwoDd2h5GAQgASgJEgwKBHNpemUYBSABKAMSDgoGc2hhcmVkGAYgASgDIlUKG0xpc3RHYXJiYWdlRmluZGluZ3NSZXNwb25zZRIoCghmaW5kaW5ncxgBIAMoCzIWLm1jci52MS5HYXJiYWdlRmluZGluZxIMCgRuZXh0GAIgASgJIukEChFHYXJiYWdlQ29sbGVjdGlvbhIKCgJpZBgBIAEoCRIuCgpzdGFydGVkX2F0GAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgxjb21wbGV0ZWRfYXQYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg8KB2RyeV9ydW4YBCABKAgSGQoRbWFuaWZlc3RzX3JlbW92ZWQYBSABKAMSFQoNbGlua3NfcmVtb3ZlZBgGIAEoAxIVCg1ibG9ic19yZW1vdmVkGAcgASgDEhMKC2J5dGVzX2ZyZWVkGAggASgDEg0KBWVycm9yGAkgASgJEgwKBGtpbmQYCiABKAkSFwoPb3JwaGFuc19yZW1vdmVkGAsgASgDEhcKD3VwbG9hZHNfZXhwaXJlZBgMIAEoAxIVCg1maWxlc19yZW1vdmVkGA0gASgDEhgKEGZpbGVfYnl0ZXNfZnJlZWQYDiABKAMSGQoRZmlsZV9ieXRlc19zaGFyZWQYDyABKAMSEAoIZmFpbHVyZXMYECABKAMSCwoDbm93GBEgASgIEgwKBGZ1bGwYEiABKAgSEgoKcmVwb3NpdG9yeRgTIAEoCRINCgVwaGFzZRgUIAEoCRIQCghwcm9ncmVzcxgVIAEoBRIwCgxlc3RpbWF0ZWRfYXQYFiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhQKDHRyYW5zYWN0aW9ucxgXIAEoAxIWCg53cml0ZXJfaGVsZF9tcxgYIAEoAxIaChJ3cml0ZXJfaGVsZF9tYXhfbXMYGSABKAMy0wwKD1JlZ2lzdHJ5U2VydmljZRJVChBMaXN0UmVwb3NpdG9yaWVzEh8ubWNyLnYxLkxpc3RSZXBvc2l0b3JpZXNSZXF1ZXN0GiAubWNyLnYxLkxpc3RSZXBvc2l0b3JpZXNSZXNwb25zZRJMCg1HZXRSZXBvc2l0b3J5EhwubWNyLnYxLkdldFJlcG9zaXRvcnlSZXF1ZXN0Gh0ubWNyLnYxLkdldFJlcG9zaXRvcnlSZXNwb25zZRJVChBEZWxldGVSZXBvc2l0b3J5Eh8ubWNyLnYxLkRlbGV0ZVJlcG9zaXRvcnlSZXF1ZXN0GiAubWNyLnYxLkRlbGV0ZVJlcG9zaXRvcnlSZXNwb25zZRI9CghMaXN0VGFncxIXLm1jci52MS5MaXN0VGFnc1JlcXVlc3QaGC5tY3IudjEuTGlzdFRhZ3NSZXNwb25zZRI3CgZHZXRUYWcSFS5tY3IudjEuR2V0VGFnUmVxdWVzdBoWLm1jci52MS5HZXRUYWdSZXNwb25zZRJPCg5MaXN0VGFnSGlzdG9yeRIdLm1jci52MS5MaXN0VGFnSGlzdG9yeVJlcXVlc3QaHi5tY3IudjEuTGlzdFRhZ0hpc3RvcnlSZXNwb25zZRI6CgdNb3ZlVGFnEhYubWNyLnYxLk1vdmVUYWdSZXF1ZXN0GhcubWNyLnYxLk1vdmVUYWdSZXNwb25zZRJACglEZWxldGVUYWcSGC5tY3IudjEuRGVsZXRlVGFnUmVxdWVzdBoZLm1jci52MS5EZWxldGVUYWdSZXNwb25zZRJGCgtHZXRNYW5pZmVzdBIaLm1jci52MS5HZXRNYW5pZmVzdFJlcXVlc3QaGy5tY3IudjEuR2V0TWFuaWZlc3RSZXNwb25zZRJPCg5EZWxldGVNYW5pZmVzdBIdLm1jci52MS5EZWxldGVNYW5pZmVzdFJlcXVlc3QaHi5tY3IudjEuRGVsZXRlTWFuaWZlc3RSZXNwb25zZRI9CghVbmRlbGV0ZRIXLm1jci52MS5VbmRlbGV0ZVJlcXVlc3QaGC5tY3IudjEuVW5kZWxldGVSZXNwb25zZRI9CghHZXRVc2FnZRIXLm1jci52MS5HZXRVc2FnZVJlcXVlc3QaGC5tY3IudjEuR2V0VXNhZ2VSZXNwb25zZRJMCg1FeHBsYWluRGlnZXN0EhwubWNyLnYxLkV4cGxhaW5EaWdlc3RSZXF1ZXN0Gh0ubWNyLnYxLkV4cGxhaW5EaWdlc3RSZXNwb25zZRI0CgVQdXJnZRIULm1jci52MS5QdXJnZVJlcXVlc3QaFS5tY3IudjEuUHVyZ2VSZXNwb25zZRJhChRSdW5HYXJiYWdlQ29sbGVjdGlvbhIjLm1jci52MS5SdW5HYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QaJC5tY3IudjEuUnVuR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRJVChBSZWNvbmNpbGVTdG9yYWdlEh8ubWNyLnYxLlJlY29uY2lsZVN0b3JhZ2VSZXF1ZXN0GiAubWNyLnYxLlJlY29uY2lsZVN0b3JhZ2VSZXNwb25zZRJzChpHZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1cxIpLm1jci52MS5HZXRHYXJiYWdlQ29sbGVjdGlvblN0YXR1c1JlcXVlc3QaKi5tY3IudjEuR2V0R2FyYmFnZUNvbGxlY3Rpb25TdGF0dXNSZXNwb25zZRJnChZQYXVzZUdhcmJhZ2VDb2xsZWN0aW9uEiUubWNyLnYxLlBhdXNlR2FyYmFnZUNvbGxlY3Rpb25SZXF1ZXN0GiYubWNyLnYxLlBhdXNlR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRJqChdSZXN1bWVHYXJiYWdlQ29sbGVjdGlvbhImLm1jci52MS5SZXN1bWVHYXJiYWdlQ29sbGVjdGlvblJlcXVlc3QaJy5tY3IudjEuUmVzdW1lR2FyYmFnZUNvbGxlY3Rpb25SZXNwb25zZRJeChNMaXN0R2FyYmFnZUZpbmRpbmdzEiIubWNyLnYxLkxpc3RHYXJiYWdlRmluZGluZ3NSZXF1ZXN0GiMubWNyLnYxLkxpc3RHYXJiYWdlRmluZGluZ3NSZXNwb25zZWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message mcr.v1.Repository
@@ -1093,7 +1093,7 @@ export const PurgeResponseSchema: GenMessage<PurgeResponse> = /*@__PURE__*/
  */
 export type RunGarbageCollectionRequest = Message<"mcr.v1.RunGarbageCollectionRequest"> & {
   /**
-   * say what would go, and let it stay
+   * say what would go, and let it stay; see gc findings
    *
    * @generated from field: bool dry_run = 1;
    */
@@ -1105,6 +1105,20 @@ export type RunGarbageCollectionRequest = Message<"mcr.v1.RunGarbageCollectionRe
    * @generated from field: bool now = 2;
    */
   now: boolean;
+
+  /**
+   * only what this repository holds
+   *
+   * @generated from field: string repository = 3;
+   */
+  repository: string;
+
+  /**
+   * look at everything, as happens once a week, not only at what was deleted
+   *
+   * @generated from field: bool full = 4;
+   */
+  full: boolean;
 };
 
 /**
@@ -1181,6 +1195,12 @@ export const ReconcileStorageResponseSchema: GenMessage<ReconcileStorageResponse
  * @generated from message mcr.v1.GetGarbageCollectionStatusRequest
  */
 export type GetGarbageCollectionStatusRequest = Message<"mcr.v1.GetGarbageCollectionStatusRequest"> & {
+  /**
+   * of this run; empty: the one under way, else the last
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
 };
 
 /**
@@ -1203,6 +1223,51 @@ export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageColle
    * @generated from field: mcr.v1.GarbageCollection last_run = 2;
    */
   lastRun?: GarbageCollection | undefined;
+
+  /**
+   * nothing is removed until somebody resumes
+   *
+   * @generated from field: bool paused = 3;
+   */
+  paused: boolean;
+
+  /**
+   * @generated from field: string paused_by = 4;
+   */
+  pausedBy: string;
+
+  /**
+   * @generated from field: google.protobuf.Timestamp paused_at = 5;
+   */
+  pausedAt?: Timestamp | undefined;
+
+  /**
+   * what may be garbage and waits to be looked at: manifests, links and blobs, counted up to a million each
+   *
+   * @generated from field: int64 queue = 6;
+   */
+  queue: bigint;
+
+  /**
+   * epochs since the oldest of them was last wanted
+   *
+   * @generated from field: int64 oldest_epochs = 7;
+   */
+  oldestEpochs: bigint;
+
+  /**
+   * uploads and blobs whose files wait to be removed
+   *
+   * @generated from field: int64 trash = 8;
+   */
+  trash: bigint;
+
+  /**
+   * a backup holds the files it copies
+   *
+   * @generated from field: bool pinned = 9;
+   */
+  pinned: boolean;
 };
 
 /**
@@ -1211,6 +1276,177 @@ export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageColle
  */
 export const GetGarbageCollectionStatusResponseSchema: GenMessage<GetGarbageCollectionStatusResponse> = /*@__PURE__*/
   messageDesc(file_mcr_v1_registry, 40);
+
+/**
+ * @generated from message mcr.v1.PauseGarbageCollectionRequest
+ */
+export type PauseGarbageCollectionRequest = Message<"mcr.v1.PauseGarbageCollectionRequest"> & {
+};
+
+/**
+ * Describes the message mcr.v1.PauseGarbageCollectionRequest.
+ * Use `create(PauseGarbageCollectionRequestSchema)` to create a new message.
+ */
+export const PauseGarbageCollectionRequestSchema: GenMessage<PauseGarbageCollectionRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 41);
+
+/**
+ * @generated from message mcr.v1.PauseGarbageCollectionResponse
+ */
+export type PauseGarbageCollectionResponse = Message<"mcr.v1.PauseGarbageCollectionResponse"> & {
+  /**
+   * @generated from field: bool paused = 1;
+   */
+  paused: boolean;
+
+  /**
+   * whether it was not before
+   *
+   * @generated from field: bool changed = 2;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message mcr.v1.PauseGarbageCollectionResponse.
+ * Use `create(PauseGarbageCollectionResponseSchema)` to create a new message.
+ */
+export const PauseGarbageCollectionResponseSchema: GenMessage<PauseGarbageCollectionResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 42);
+
+/**
+ * @generated from message mcr.v1.ResumeGarbageCollectionRequest
+ */
+export type ResumeGarbageCollectionRequest = Message<"mcr.v1.ResumeGarbageCollectionRequest"> & {
+};
+
+/**
+ * Describes the message mcr.v1.ResumeGarbageCollectionRequest.
+ * Use `create(ResumeGarbageCollectionRequestSchema)` to create a new message.
+ */
+export const ResumeGarbageCollectionRequestSchema: GenMessage<ResumeGarbageCollectionRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 43);
+
+/**
+ * @generated from message mcr.v1.ResumeGarbageCollectionResponse
+ */
+export type ResumeGarbageCollectionResponse = Message<"mcr.v1.ResumeGarbageCollectionResponse"> & {
+  /**
+   * @generated from field: bool paused = 1;
+   */
+  paused: boolean;
+
+  /**
+   * @generated from field: bool changed = 2;
+   */
+  changed: boolean;
+};
+
+/**
+ * Describes the message mcr.v1.ResumeGarbageCollectionResponse.
+ * Use `create(ResumeGarbageCollectionResponseSchema)` to create a new message.
+ */
+export const ResumeGarbageCollectionResponseSchema: GenMessage<ResumeGarbageCollectionResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 44);
+
+/**
+ * @generated from message mcr.v1.ListGarbageFindingsRequest
+ */
+export type ListGarbageFindingsRequest = Message<"mcr.v1.ListGarbageFindingsRequest"> & {
+  /**
+   * of this dry run; empty: the last
+   *
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * @generated from field: int32 n = 2;
+   */
+  n: number;
+
+  /**
+   * @generated from field: string after = 3;
+   */
+  after: string;
+};
+
+/**
+ * Describes the message mcr.v1.ListGarbageFindingsRequest.
+ * Use `create(ListGarbageFindingsRequestSchema)` to create a new message.
+ */
+export const ListGarbageFindingsRequestSchema: GenMessage<ListGarbageFindingsRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 45);
+
+/**
+ * @generated from message mcr.v1.GarbageFinding
+ */
+export type GarbageFinding = Message<"mcr.v1.GarbageFinding"> & {
+  /**
+   * manifest, link or blob
+   *
+   * @generated from field: string kind = 1;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: string repository = 2;
+   */
+  repository: string;
+
+  /**
+   * @generated from field: string digest = 3;
+   */
+  digest: string;
+
+  /**
+   * @generated from field: string why = 4;
+   */
+  why: string;
+
+  /**
+   * bytes that become free
+   *
+   * @generated from field: int64 size = 5;
+   */
+  size: bigint;
+
+  /**
+   * bytes that stay, because a snapshot has another name of the file
+   *
+   * @generated from field: int64 shared = 6;
+   */
+  shared: bigint;
+};
+
+/**
+ * Describes the message mcr.v1.GarbageFinding.
+ * Use `create(GarbageFindingSchema)` to create a new message.
+ */
+export const GarbageFindingSchema: GenMessage<GarbageFinding> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 46);
+
+/**
+ * @generated from message mcr.v1.ListGarbageFindingsResponse
+ */
+export type ListGarbageFindingsResponse = Message<"mcr.v1.ListGarbageFindingsResponse"> & {
+  /**
+   * @generated from field: repeated mcr.v1.GarbageFinding findings = 1;
+   */
+  findings: GarbageFinding[];
+
+  /**
+   * @generated from field: string next = 2;
+   */
+  next: string;
+};
+
+/**
+ * Describes the message mcr.v1.ListGarbageFindingsResponse.
+ * Use `create(ListGarbageFindingsResponseSchema)` to create a new message.
+ */
+export const ListGarbageFindingsResponseSchema: GenMessage<ListGarbageFindingsResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_registry, 47);
 
 /**
  * @generated from message mcr.v1.GarbageCollection
@@ -1252,12 +1488,14 @@ export type GarbageCollection = Message<"mcr.v1.GarbageCollection"> & {
   blobsRemoved: bigint;
 
   /**
+   * bytes of the blobs removed; their files go after the quarantine
+   *
    * @generated from field: int64 bytes_freed = 8;
    */
   bytesFreed: bigint;
 
   /**
-   * why it ended early; empty: it did not
+   * why it ended early, or what it had to leave out; empty: nothing
    *
    * @generated from field: string error = 9;
    */
@@ -1283,6 +1521,85 @@ export type GarbageCollection = Message<"mcr.v1.GarbageCollection"> & {
    * @generated from field: int64 uploads_expired = 12;
    */
   uploadsExpired: bigint;
+
+  /**
+   * files that went, also those of earlier runs
+   *
+   * @generated from field: int64 files_removed = 13;
+   */
+  filesRemoved: bigint;
+
+  /**
+   * what that gave back on the disk
+   *
+   * @generated from field: int64 file_bytes_freed = 14;
+   */
+  fileBytesFreed: bigint;
+
+  /**
+   * and what stays, because a snapshot has other names of the files
+   *
+   * @generated from field: int64 file_bytes_shared = 15;
+   */
+  fileBytesShared: bigint;
+
+  /**
+   * @generated from field: int64 failures = 16;
+   */
+  failures: bigint;
+
+  /**
+   * @generated from field: bool now = 17;
+   */
+  now: boolean;
+
+  /**
+   * @generated from field: bool full = 18;
+   */
+  full: boolean;
+
+  /**
+   * @generated from field: string repository = 19;
+   */
+  repository: string;
+
+  /**
+   * what it does now, or paused
+   *
+   * @generated from field: string phase = 20;
+   */
+  phase: string;
+
+  /**
+   * percent of the phase
+   *
+   * @generated from field: int32 progress = 21;
+   */
+  progress: number;
+
+  /**
+   * when the phase may end, at the pace so far
+   *
+   * @generated from field: google.protobuf.Timestamp estimated_at = 22;
+   */
+  estimatedAt?: Timestamp | undefined;
+
+  /**
+   * @generated from field: int64 transactions = 23;
+   */
+  transactions: bigint;
+
+  /**
+   * milliseconds that these held the writer, in all and at most at once
+   *
+   * @generated from field: int64 writer_held_ms = 24;
+   */
+  writerHeldMs: bigint;
+
+  /**
+   * @generated from field: int64 writer_held_max_ms = 25;
+   */
+  writerHeldMaxMs: bigint;
 };
 
 /**
@@ -1290,7 +1607,7 @@ export type GarbageCollection = Message<"mcr.v1.GarbageCollection"> & {
  * Use `create(GarbageCollectionSchema)` to create a new message.
  */
 export const GarbageCollectionSchema: GenMessage<GarbageCollection> = /*@__PURE__*/
-  messageDesc(file_mcr_v1_registry, 41);
+  messageDesc(file_mcr_v1_registry, 48);
 
 /**
  * Repositories, tags and manifests, and what frees their space.
@@ -1433,6 +1750,30 @@ export const RegistryService: GenService<{
     methodKind: "unary";
     input: typeof GetGarbageCollectionStatusRequestSchema;
     output: typeof GetGarbageCollectionStatusResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.PauseGarbageCollection
+   */
+  pauseGarbageCollection: {
+    methodKind: "unary";
+    input: typeof PauseGarbageCollectionRequestSchema;
+    output: typeof PauseGarbageCollectionResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.ResumeGarbageCollection
+   */
+  resumeGarbageCollection: {
+    methodKind: "unary";
+    input: typeof ResumeGarbageCollectionRequestSchema;
+    output: typeof ResumeGarbageCollectionResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.RegistryService.ListGarbageFindings
+   */
+  listGarbageFindings: {
+    methodKind: "unary";
+    input: typeof ListGarbageFindingsRequestSchema;
+    output: typeof ListGarbageFindingsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_mcr_v1_registry, 0);

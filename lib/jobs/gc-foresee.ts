@@ -1,0 +1,133 @@
+import {
+  type Candidate,
+  deadIncarnations,
+  type Horizon,
+  judgeBlob,
+  judgeDeleted,
+  judgeLink,
+  judgeUntagged,
+  type Verdict,
+} from '../metadata/garbage.ts'
+import {
+  deletedManifests,
+  deletedRepositories,
+  everyOf,
+  type GarbageKind,
+  queued,
+  type Source,
+} from '../metadata/garbage-queue.ts'
+import { addFindings, type Finding, following, forgetFindings } from '../metadata/gc-findings.ts'
+import type { Sql } from '../metadata/sql.ts'
+import { breathe, type Collection, enterPhase, mayGoOn, note } from './gc-pace.ts'
+import { blobSources, linkSources, ruleOf } from './gc-phases.ts'
+
+type Judged = Verdict & { inc?: string }
+
+/**
+ * A dry run: the same sources and judgements as a run, with what was found so far counted as gone. It notes each manifest, link and blob
+ * with the reason, and exactly the bytes of their files; those of a file that a snapshot has another name of stay and are told apart.
+ */
+export async function foresee(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
+  const { read, write } = c.ctx.metadata
+  const { id, repoId } = c.run
+  while ((await write((sql) => forgetFindings(sql, id))) > 0) await breathe(c, 1, 0)
+
+  await enterPhase(c, 'deleted manifests')
+  const deleted = (sql: Sql, item: Candidate) => judgeDeleted(sql, item, horizon)
+  await findEach(c, 'manifest', deletedManifests(read, horizon.deleted, repoId), deleted)
+  if (repoId === null)
+    for (const repository of await deletedRepositories(read, horizon.deleted))
+      await findEach(c, 'manifest', everyManifest(read, repository), deleted)
+
+  await enterPhase(c, 'untagged manifests')
+  if (c.ctx.retention.untagged) {
+    const applies = ruleOf(c)
+    const untagged = async (sql: Sql, item: Candidate) =>
+      (await applies(sql, item.repoId)) ? await judgeUntagged(sql, item, horizon, id) : {}
+    await findEach(
+      c,
+      'manifest',
+      full || repoId !== null
+        ? everyOf(read, 'manifest', horizon.untagged, repoId)
+        : queued(read, 'manifest', horizon.untagged, null),
+      untagged,
+    )
+    while ((await findEach(c, 'manifest', following(read, id, 'manifests of manifests'), untagged)) > 0);
+  }
+
+  await enterPhase(c, 'links')
+  const link = (sql: Sql, item: Candidate) => judgeLink(sql, item, horizon, id)
+  for (const source of [...linkSources(c, horizon, full, read), following(read, id, 'links of manifests')])
+    await findEach(c, 'link', source, link)
+
+  await enterPhase(c, 'blobs')
+  const blob = (sql: Sql, item: Candidate) => judgeBlob(sql, item, horizon, id)
+  for (const source of [...blobSources(horizon, full, read), following(read, id, 'blobs of links')])
+    await findEach(c, 'blob', source, blob)
+
+  await enterPhase(c, 'files')
+  await weighTrash(c)
+}
+
+/** All manifests of a repository, tagged or not: its tags go with it. */
+async function* everyManifest(read: Sql, repoId: number): Source {
+  for (let at = ''; ; ) {
+    const items = await read.all<Candidate>(
+      `SELECT repo_id AS repoId, digest FROM manifests WHERE repo_id = ? AND digest > ? ORDER BY digest LIMIT 200`,
+      [repoId, at],
+    )
+    if (items.length === 0) return
+    yield { items, progress: 0 }
+    at = items.at(-1)?.digest ?? ''
+  }
+}
+
+async function findEach(
+  c: Collection,
+  kind: GarbageKind,
+  source: Source,
+  judge: (sql: Sql, item: Candidate) => Promise<Judged>,
+): Promise<number> {
+  let found = 0
+  for await (const { items, progress } of source) {
+    await mayGoOn(c)
+    const started = performance.now()
+    const findings: Finding[] = []
+    for (const { repoId, digest } of items) {
+      const { garbage, inc } = await judge(c.ctx.metadata.read, { repoId, digest })
+      if (garbage === undefined) continue
+      // What the file really weighs: one that is missing gives nothing back.
+      const file = inc === undefined ? undefined : await c.ctx.blobs.weigh(digest, inc)
+      const held = file !== undefined && file.otherNames > 0
+      findings.push({ kind, repoId, digest, why: garbage, size: held ? 0 : (file?.size ?? 0), shared: held ? file.size : 0 })
+    }
+    if (findings.length > 0) {
+      const { added, size, shared } = await c.ctx.metadata.write((sql) => addFindings(sql, c.run.id, findings))
+      found += added
+      await note(c, { [`${kind}s` as const]: added, bytes: size, shared })
+    }
+    c.progress = progress
+    await breathe(c, performance.now() - started, items.length)
+  }
+  return found
+}
+
+/** Files that wait in the trash and would go now. */
+async function weighTrash(c: Collection): Promise<void> {
+  const quarantineAfter = c.run.skipWindow !== 0 ? 0 : c.ctx.retention.quarantineAfter
+  for (let after = ''; ; ) {
+    await mayGoOn(c)
+    const dead = await deadIncarnations(c.ctx.metadata.read, { after, quarantineAfter })
+    if (dead.length === 0) return
+    const total = { files: 0, reaped: 0, shared: 0 }
+    for (const { incarnation, digest } of dead) {
+      const file = digest === null ? undefined : await c.ctx.blobs.weigh(digest, incarnation)
+      if (!file) continue
+      total.files++
+      total[file.otherNames > 0 ? 'shared' : 'reaped'] += file.size
+    }
+    await note(c, total)
+    after = dead.at(-1)?.incarnation ?? ''
+    await breathe(c, 1, dead.length)
+  }
+}
