@@ -17,6 +17,7 @@ const commits = 'runtime/database-commit.ts'
 const changes = 'runtime/database-changes.ts'
 const finish = 'lib/blobs/finish.ts'
 const garbage = 'lib/metadata/garbage.ts'
+const phases = 'lib/jobs/gc-phases.ts'
 const uploads = 'lib/metadata/uploads.ts'
 const blobs = 'lib/metadata/blobs.ts'
 const schema = 'migrations/0001-registry.sql'
@@ -328,8 +329,8 @@ export const mutants: readonly Mutant[] = [
     changes: [
       [
         garbage,
-        'WHERE f.digest = l.digest AND m.repo_id = l.repo_id)`\n\nexport interface LinkKey',
-        'WHERE f.digest = l.digest AND m.repo_id = l.repo_id AND m.deleted_epoch IS NULL)`\n\nexport interface LinkKey',
+        'WHERE f.digest = l.digest AND m.repo_id = l.repo_id AND',
+        'WHERE f.digest = l.digest AND m.repo_id = l.repo_id AND m.deleted_epoch IS NULL AND',
       ],
     ],
   },
@@ -339,10 +340,19 @@ export const mutants: readonly Mutant[] = [
     layers: [interleave('^collects over a loose blob', '(asks and )?pushes')],
     slice: true,
     changes: [
+      [phases, 'const verdict = await judgeLink(sql, item, horizon, nothing)', "const verdict: Verdict = { garbage: '' }"],
+      [phases, '  judgeUntagged,\n}', '  judgeUntagged,\n  type Verdict,\n}'],
       [
-        garbage,
-        'DELETE FROM repo_blobs AS l WHERE l.repo_id = ? AND l.digest = ? AND ${linkIsGarbage}',
-        'DELETE FROM repo_blobs AS l WHERE l.repo_id = ? AND l.digest = ? AND ? IS NOT NULL AND ? IS NOT NULL',
+        phases,
+        "await takeEach(c, 'link', source, take)",
+        `await takeEach(c, 'link', judged(source), take)
+  async function* judged(source: Source): Source {
+    for await (const { items, progress } of source) {
+      const found: Candidate[] = []
+      for (const item of items) if ((await judgeLink(read, item, horizon, nothing)).garbage !== undefined) found.push(item)
+      yield { items: found, progress }
+    }
+  }`,
       ],
     ],
   },
@@ -351,12 +361,18 @@ export const mutants: readonly Mutant[] = [
     layers: [interleave('^collects over a loose blob', '(asks and )?pushes')],
     changes: [
       [
-        'lib/jobs/collect-garbage.ts',
-        '      await note(await ctx.metadata.write((sql) => dropBlobs(sql, batch, horizon)))\n',
-        `      const dead = await ctx.metadata.read.all('SELECT inc AS incarnation, digest FROM blobs WHERE digest IN (SELECT value FROM json_each(?))', [JSON.stringify(batch)])
-      await ctx.blobs.remove(dead as never)
-      await note(await ctx.metadata.write((sql) => dropBlobs(sql, batch, horizon)))
-`,
+        phases,
+        "await takeEach(c, 'blob', source, take)",
+        `await takeEach(c, 'blob', removed(source), take)
+  async function* removed(source: Source): Source {
+    for await (const { items, progress } of source) {
+      for (const item of items) {
+        const { inc } = await judgeBlob(read, item, horizon, nothing)
+        if (inc !== undefined) await c.ctx.blobs.remove([{ incarnation: inc, digest: item.digest }])
+      }
+      yield { items, progress }
+    }
+  }`,
       ],
     ],
   },
@@ -404,7 +420,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'the reaper ignores pins',
     layers: [protocol('garbage')],
-    changes: [[garbage, '(SELECT epoch FROM instance) - ?) AND NOT ${pinned}\n', '(SELECT epoch FROM instance) - ?)\n']],
+    changes: [[garbage, ' AND NOT ${pinned} ORDER BY inc', ' ORDER BY inc']],
   },
   {
     name: 'the sweep ignores pins',
