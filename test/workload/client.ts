@@ -17,7 +17,7 @@ export interface Ask {
   headers?: Record<string, string>
   /** Leave after that many bytes of the body. */
   cutAt?: number
-  /** Leave without an answer after this time. Default: a minute, far beyond any pause that the tests make. */
+  /** Leave without an answer after this time. Default: ten minutes, far beyond any pause that the tests make on any machine. */
   timeoutMs?: number
   /** A process to ask, or one not to ask where there is another. */
   of?: Member
@@ -26,13 +26,40 @@ export interface Ask {
 
 export type Client = (method: string, path: string, ask?: Ask) => Promise<Answer>
 
+/** Holds requests before they are sent. */
+export interface Gate {
+  close(): void
+  open(): void
+  passed(): Promise<void>
+}
+
+export function createGate(): Gate {
+  let closed: Promise<void> | undefined
+  let release: () => void = () => undefined
+  return {
+    close() {
+      closed ??= new Promise((resolve) => {
+        release = resolve
+      })
+    },
+    open() {
+      closed = undefined
+      release()
+    },
+    async passed() {
+      while (closed) await closed
+    },
+  }
+}
+
 /** A client of several processes: each request goes to one of those that are up and serve it, by turns. */
-export function createClient(members: readonly Member[], secret: string): Client {
+export function createClient(members: readonly Member[], secret: string, passed?: Gate['passed']): Client {
   const agents = new Map(members.map((member) => [member, new Agent({ keepAlive: true, maxSockets: 64 })]))
   const authorization = `Basic ${btoa(`admin:${secret}`)}`
   let turn = 0
   return async (method, path, ask = {}) => {
-    for (const deadline = Date.now() + 60_000; ; ) {
+    await passed?.()
+    for (const deadline = Date.now() + 600_000; ; ) {
       const able = members.filter((member) => member.ready && serves(member.mount, method, path))
       const others = able.filter((member) => member.name !== ask.avoid)
       const list = others.length > 0 ? others : able
@@ -57,7 +84,7 @@ async function send(
   authorization: string,
   method: string,
   path: string,
-  { body, headers, cutAt, timeoutMs = 60_000 }: Ask,
+  { body, headers, cutAt, timeoutMs = 600_000 }: Ask,
 ): Promise<Answer> {
   const bytes = body === undefined ? undefined : Buffer.from(body as Uint8Array)
   return await new Promise((resolve) => {

@@ -11,6 +11,8 @@ export interface Collecting {
   hold(): Promise<void>
   /** SIGKILL of the command that collects just now. Shape: whether there was one. */
   kill(): boolean
+  /** The same, and waits until it has left. */
+  killAll(): Promise<void>
   /** One whole collection, and then files that no row names. The registry must be quiet. */
   collectAll(): Promise<void>
   end(): Promise<void>
@@ -25,12 +27,15 @@ export function startCollecting(fleet: Fleet, random: Random, finding: Finding):
   let command: { child: ChildProcess; killed: boolean } | undefined
   let ended = false
   let held = true
+  let byCommandDone: Promise<unknown> = Promise.resolve()
   let work: Promise<unknown> = Promise.resolve()
 
   async function byCommand(): Promise<void> {
+    await fleet.gate.passed()
     const { child, done } = fleet.command(['--json', 'gc', ...(random.chance(0.2) ? ['reconcile'] : ['run', '--now'])])
     const own = { child, killed: false }
     command = own
+    byCommandDone = done
     const { code, output } = await done
     command = undefined
     // One at a time, and a database whose lock a stopped process keeps, are answers; nothing else is.
@@ -64,7 +69,7 @@ export function startCollecting(fleet: Fleet, random: Random, finding: Finding):
     let id: string | undefined
     for (const deadline = Date.now() + 120_000; Date.now() < deadline; await sleep(50)) {
       id ??= await ask(what)
-      const status = id === undefined ? undefined : await fleet.client('GET', '/v1/gc/status')
+      const status = id === undefined ? undefined : await fleet.probe('GET', '/v1/gc/status')
       if (!status || unanswered(status)) continue
       const { last_run: run } = JSON.parse(status.body.toString()) as {
         last_run?: { id: string; completed_at: string; error: string }
@@ -89,6 +94,9 @@ export function startCollecting(fleet: Fleet, random: Random, finding: Finding):
       if (!command) return false
       command.killed = true
       return command.child.kill('SIGKILL')
+    },
+    async killAll() {
+      if (collecting.kill()) await byCommandDone
     },
     async collectAll() {
       await certainly('run')

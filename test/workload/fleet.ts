@@ -1,4 +1,4 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
@@ -7,7 +7,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../support/ports.ts'
 import { password } from '../support/process.ts'
-import { type Client, createClient } from './client.ts'
+import { type Client, createClient, createGate, type Gate } from './client.ts'
 
 const program = new URL('../../dist/mcr.mjs', import.meta.url).pathname
 
@@ -35,13 +35,18 @@ export interface Fleet {
   members: readonly Member[]
   place: Place
   settings: Readonly<Record<string, string>>
-  /** A client that goes to a process which serves the request; `avoid` names one it should not be. */
+  /** Asks a process which serves the request. Waits while the gate is closed. */
   client: Client
+  /** The same past the gate, for who checks before anybody changes anything. */
+  probe: Client
+  gate: Gate
   start(member: Member): Promise<void>
   startAll(): Promise<void>
   /** SIGKILL, and waits for the end. */
   kill(member: Member): Promise<void>
   killAll(): Promise<void>
+  /** Says that somebody else may kill it. */
+  expectKill(member: Member): void
   pause(member: Member): void
   resume(member: Member): void
   /** `mcr` with these words over the same data, a process of its own. Shape: as it ended, and its output. */
@@ -75,6 +80,7 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
   }
   const env = { PATH: process.env.PATH, HOME: place.logs, XDG_CONFIG_HOME: place.logs, ...settings }
   const surprises: string[] = []
+  const gate = createGate()
   const members: Member[] = []
   for (const [index, mount] of mounts.entries())
     members.push({ name: `p${index}-${mount}`, mount, port: await freePort(), child: undefined, ready: false, stopped: false })
@@ -93,8 +99,11 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
     const child = spawn(process.execPath, [program, 'serve', '--mount', member.mount], {
       env: { ...env, MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${member.port}` },
       stdio: ['ignore', log, log],
+      // Ctrl-C is for the test, which ends them itself.
+      detached: true,
     })
     closeSync(log)
+    endWith(child)
     member.child = child
     member.stopped = false
     let gone = false
@@ -103,7 +112,7 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
       if (member.child === child) member.ready = false
       if (!killed.has(child)) surprises.push(`${member.name} ended by itself: ${signal ?? `exit ${code}`}`)
     })
-    for (const deadline = Date.now() + 60_000; ; ) {
+    for (const deadline = Date.now() + 300_000; ; ) {
       if (gone) {
         if (killed.has(child)) return
         throw new Error(
@@ -111,7 +120,7 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
         )
       }
       if (await answers(member.port)) break
-      if (Date.now() > deadline) throw new Error(`${member.name} did not answer in a minute`)
+      if (Date.now() > deadline) throw new Error(`${member.name} did not answer in five minutes`)
       await sleep(25)
     }
     if (!gone) member.ready = true
@@ -144,11 +153,16 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
     members,
     place,
     settings,
-    client: createClient(members, secret),
+    client: createClient(members, secret, gate.passed),
+    probe: createClient(members, secret),
+    gate,
     start,
     startAll,
     kill,
     killAll: async () => void (await Promise.all(members.map(kill))),
+    expectKill(member) {
+      if (member.child) killed.add(member.child)
+    },
     pause(member) {
       member.stopped = true
       member.child?.kill('SIGSTOP')
@@ -158,18 +172,23 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
       member.child?.kill('SIGCONT')
     },
     command(words) {
-      let finish: (value: { code: number | null; output: string }) => void
-      const done = new Promise<{ code: number | null; output: string }>((resolve) => {
-        finish = resolve
-      })
-      const child = execFile(process.execPath, [program, ...words], { env, maxBuffer: 64 << 20 }, (_error, stdout, stderr) =>
-        finish({ code: child.exitCode, output: stdout + stderr }),
-      )
+      const child = spawn(process.execPath, [program, ...words], { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+      endWith(child)
+      const pieces: Buffer[] = []
+      for (const stream of [child.stdout, child.stderr]) stream?.on('data', (piece: Buffer) => pieces.push(piece))
+      const done = once(child, 'close').then(([code]) => ({ code: code as number | null, output: `${Buffer.concat(pieces)}` }))
       return { child, done }
     },
     passTime: () => passTime(place.database),
     surprises,
   }
+}
+
+/** Nothing that this process started outlives it. */
+function endWith(child: ChildProcess): void {
+  const kill = () => child.kill('SIGKILL')
+  process.once('exit', kill)
+  child.once('exit', () => process.off('exit', kill))
 }
 
 /** Marks every lease and every run of garbage collection as long not heard of. */

@@ -9,6 +9,7 @@ import type { Finding } from './push-blob.ts'
 export interface Run {
   seed: number
   numbers: Record<string, number>
+  words: Record<string, string>
   /** Where everything of this run lies; it stays when there was a finding. */
   folder: string
   finding: Finding
@@ -25,24 +26,28 @@ const findingsMost = 50
 const progressEveryMs = 10_000
 
 /**
- * Runs one of the long tests as a command: options that are numbers, a seed that is printed and can be given, the verdict at the end. It
+ * Runs one of the long tests as a command: options that are numbers or words, a seed that is printed and can be given, the verdict at the end. It
  * fails where anything was found, and then keeps data, logs and what the clients were told, and says where.
  */
 export async function runTest(
   name: string,
-  defaults: Record<string, number>,
+  defaults: Record<string, number | string>,
   body: (run: Run) => Promise<{ history?: History; fleet?: Fleet; summary: string }>,
 ): Promise<void> {
   const options = Object.fromEntries([...Object.keys(defaults), 'seed'].map((key) => [key, { type: 'string' as const }]))
   const { values } = parseArgs({ options })
-  const numbers = Object.fromEntries(Object.entries(defaults).map(([key, value]) => [key, Number(values[key] ?? value)]))
   const seed = Number(values.seed ?? Math.floor(Math.random() * 1_000_000))
+  const numbers: Record<string, number> = {}
+  const words: Record<string, string> = {}
+  for (const [key, value] of Object.entries(defaults))
+    if (typeof value === 'string') words[key] = values[key] ?? value
+    else numbers[key] = Number(values[key] ?? value)
   for (const [key, value] of Object.entries({ ...numbers, seed }))
     if (!Number.isFinite(value)) throw new Error(`--${key} must be a number`)
   const base = process.env.MCR_TEST_DIR ?? tmpdir()
   mkdirSync(base, { recursive: true })
   const folder = mkdtempSync(join(base, `mcr-${name}-`))
-  const said = Object.entries(numbers).map(([key, value]) => `--${key} ${value}`)
+  const said = Object.entries({ ...numbers, ...words }).map(([key, value]) => `--${key} ${value}`)
   console.log(`${name}: ${said.join(' ')} --seed ${seed}`)
 
   const findings: string[] = []
@@ -60,6 +65,7 @@ export async function runTest(
   const run: Run = {
     seed,
     numbers,
+    words,
     folder,
     findings,
     finding(what) {
