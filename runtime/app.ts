@@ -19,12 +19,15 @@ import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
+import { type Alarm, createAlarm } from './alarms.ts'
 import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
 import { missingRoot } from './blobs-fs-root.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
+import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
+import { type Descriptors, shareDescriptors } from './descriptors.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
@@ -57,6 +60,8 @@ export interface App {
   servesRpc: boolean
   logger: Logger
   metrics: Metrics
+  descriptors: Descriptors
+  alarm: Alarm
   database: Database
   /** Set on a first start that made the admin. */
   admin?: Awaited<ReturnType<typeof ensureAdmin>>
@@ -93,6 +98,15 @@ export async function createApp(
   const logger = createLogger(config.log, worker?.number)
   const log: Base['log'] = (event) => logger.log(event)
   const space = createSpace({ ...spaceOptions(config), log })
+  const clock = watchClock(log)
+  const descriptors = shareDescriptors(config.server.maxConnections)
+  if (descriptors.connections < config.server.maxConnections)
+    log({
+      level: 'warn',
+      event: 'descriptors_few',
+      ...descriptors,
+      hint: 'raise the limit of open files (LimitNOFILE, ulimit -n)',
+    })
   const opening = openingOf(handlers, jobs)
   const onWait = (missing: string) => logger.log({ level: 'warn', event: 'waiting', missing })
   const marksOnly = opening.database === 'marks'
@@ -123,10 +137,14 @@ export async function createApp(
     {
       database_wal_bytes: { help: "Size of the database's write-ahead log.", joined: 'max', value: database.walBytes },
       ...spaceGauges(space),
+      ...clock.gauges,
+      connections_limit: { help: 'Most connections at a time.', joined: 'sum', value: () => descriptors.connections },
+      open_files_limit: { help: 'Most files of blobs that are open at a time.', joined: 'sum', value: () => descriptors.files },
     },
     worker?.gather,
   )
   worker?.measures(metrics.snapshot)
+  const alarm = createAlarm(log, metrics.count)
   const remember = createRemember(database.revision, now)
   if (config.storage.retention.graceMs < shortGraceMs)
     logger.log({
@@ -146,6 +164,7 @@ export async function createApp(
         minBytesPerSecond: config.server.minBodyRate,
         rateWindowMs: 60_000,
         admit: space.admit,
+        maxOpenFiles: descriptors.files,
         newId,
         // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
         expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
@@ -249,6 +268,8 @@ export async function createApp(
     ctx,
     logger,
     metrics,
+    descriptors,
+    alarm,
     database,
     admin,
     startJobs(names) {
@@ -263,7 +284,7 @@ export async function createApp(
           busy: () => running.size > 0,
         }),
         checkpointJournal(secret),
-        pruneJournal(config.audit),
+        pruneJournal({ ...config.audit, clockIsSteady: clock.steady }),
         revalidateIdentities(identities.mcias),
         keepBallast(space),
       ]
@@ -277,6 +298,7 @@ export async function createApp(
       )
     },
     async close() {
+      clock.stop()
       clearInterval(checkpoints)
       clearInterval(gathered)
       await stopJobs?.()

@@ -33,6 +33,8 @@ const spareMost = 16
 type Part = Uint8Array | { at: number; length: number }
 
 export interface BlobReader {
+  /** Files that are open for bodies under way. */
+  streams(): number
   /**
    * A response body of a stored file, or of a part of it. Shape: bytes for what is small, else a Node stream that holds one descriptor
    * and closes it once, at its end, at an error, or when it is destroyed; undefined where the file is missing, a link, or has another
@@ -51,7 +53,7 @@ export interface BlobReader {
  * Opening and small reads are made on the spot while the disk answers from the page cache: the thread pool costs ten times the call
  * itself. After one slow call they go through the pool for a while, so that a sleeping disk does not hold up everybody.
  */
-export function createReader(): BlobReader {
+export function createReader(tooMany: (streams: number) => boolean = () => false): BlobReader {
   let slowUntil = 0
   let streams = 0
   const spare: Buffer[] = []
@@ -81,6 +83,7 @@ export function createReader(): BlobReader {
 
   async function openSized(path: string, size: number, direct: boolean): Promise<number | undefined> {
     let fd: number | undefined
+    if (tooMany(streams)) throw blobStoreError('BLOB_BUSY', 'too many open files')
     try {
       fd = direct ? quick(() => openSync(path, flags)) : await openFile(path, flags)
       const info = direct ? fstatSync(fd) : await statFile(fd)
@@ -120,6 +123,7 @@ export function createReader(): BlobReader {
   }
 
   return {
+    streams: () => streams,
     async open(path, size, range) {
       const direct = performance.now() >= slowUntil
       const fd = await openSized(path, size, direct)

@@ -34,6 +34,8 @@ export interface BlobsFsOptions extends StoreRoot {
   rateWindowMs: number
   /** Throws where that many bytes more find no room. Errors: BLOB_FULL. */
   admit?: (bytes: number) => void
+  /** Most files that may be open at once; who comes beyond is refused. Errors: BLOB_BUSY. */
+  maxOpenFiles?: number
   /** The random part of a segment's name. */
   newId?: () => string
   /** `read`: nothing is made or checked that only writing needs; the store is there already. */
@@ -53,7 +55,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
   const { layersPath, uploadsPath } = options
   const newId = options.newId ?? (() => randomBytes(16).toString('hex'))
   const shards = options.access === 'read' ? new Set<string>() : await prepareRoot(options)
-  const reader = createReader()
+  const reader = createReader((streams) => writers + streams >= (options.maxOpenFiles ?? Infinity))
   const syncUploads = syncTogether(uploadsPath)
   let writers = 0
 
@@ -73,6 +75,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
   async function newSegment<T>(inc: string, fill: (fd: number) => Promise<T>): Promise<{ part: string; value: T }> {
     const part = `${plain(inc)}.${newId()}`
     const path = joinPath(uploadsPath, part)
+    if (writers + reader.streams() >= (options.maxOpenFiles ?? Infinity)) throw blobStoreError('BLOB_BUSY', 'too many open files')
     let fd: number | undefined
     writers++
     try {

@@ -14,6 +14,8 @@ export interface Connections {
   sockets: Set<Socket>
   uses: Map<Socket, Use>
   sessions: Set<ServerHttp2Session>
+  /** Connections beyond the bounds: they get a 503 and are closed. */
+  turnedAway: Set<Socket>
 }
 
 /** The last stream id there is: a GOAWAY that refuses nothing yet. */

@@ -48,13 +48,14 @@ async function takeLease(store: MetadataStore, name: string, holder: string, now
     'SELECT holder, expires_at AS expires FROM leases WHERE name = ?',
     [name],
   )
-  if (lease && lease.holder !== holder && lease.expires > now) return false
+  // One that ends later than any can was taken by a clock that leapt.
+  if (lease && lease.holder !== holder && lease.expires > now && lease.expires <= now + leaseMs) return false
   return await store.write(
     async (sql) =>
       (await sql.run(
         `INSERT INTO leases(name, holder, beat, expires_at) VALUES (?, ?, 1, ?)
          ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, beat = beat + 1, expires_at = excluded.expires_at
-         WHERE holder = excluded.holder OR expires_at <= ?`,
+         WHERE holder = excluded.holder OR expires_at <= ? OR expires_at > excluded.expires_at`,
         [name, holder, now + leaseMs, now],
       )) > 0,
   )

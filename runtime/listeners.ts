@@ -18,6 +18,7 @@ import type { LoadedTls } from './tls.ts'
 const keepAliveMs = 95_000
 const headersMs = 10_000
 const headerBytes = 64 * 1024
+const stalledMs = 60_000
 
 export type AnyServer = Server | Http2SecureServer | Http2Server
 /** What a listener serves: everything, everything but the administration, only that, or only gRPC. */
@@ -28,11 +29,17 @@ export function makeServer(tls: LoadedTls | undefined, part: Part): AnyServer {
   if (tls) return secureServer(tls)
   // Plain Node cannot tell HTTP/1.1 and HTTP/2 apart on one port, and gRPC needs HTTP/2.
   if (part === 'grpc') return createHttp2Server(http2Options as never)
-  const server = createServer({ maxHeaderSize: headerBytes, noDelay: true, requireHostHeader: false })
+  const server = createServer({
+    maxHeaderSize: headerBytes,
+    noDelay: true,
+    requireHostHeader: false,
+    connectionsCheckingInterval: headersMs / 2,
+  })
   server.requestTimeout = 0
   server.headersTimeout = headersMs
   server.keepAliveTimeout = keepAliveMs
   server.maxRequestsPerSocket = 0
+  watchReaders(server)
   return server
 }
 
@@ -45,14 +52,20 @@ const http2Options = {
 }
 
 function secureServer(tls: LoadedTls): Http2SecureServer {
-  return createSecureServer({
+  const server = createSecureServer({
     ...tls.context,
     ...http2Options,
     allowHTTP1: true,
     // We refuse it ourselves, in the protocol's form.
     requireHostHeader: false,
     minVersion: 'TLSv1.2',
+    handshakeTimeout: headersMs,
+    connectionsCheckingInterval: headersMs / 2,
   } as never)
+  // For HTTP/1.1 over TLS; Node's own would end an upload after five minutes, and a connection after five seconds.
+  Object.assign(server, { requestTimeout: 0, headersTimeout: headersMs, keepAliveTimeout: keepAliveMs })
+  watchReaders(server)
+  return server
 }
 
 /** What sockaddr_un holds, less what the temporary name adds. */
@@ -111,11 +124,22 @@ async function refuseTaken(path: string): Promise<void> {
   if (answers) throw new Error(`another process listens on ${path}: end it first, or listen elsewhere`)
 }
 
-/** Keeps connections within their limits, and at hand for the end. */
+/** A client that takes nothing of what waits for it, not a byte in a minute, is given up; one that waits for us is not. */
+function watchReaders(server: Server | Http2SecureServer): void {
+  server.setTimeout(stalledMs, (socket?: Socket) => {
+    if (socket && socket.writableLength > 0) socket.destroy()
+  })
+}
+
+/** Connections beyond the bounds that are still told so; any more are closed without a word. */
+const turnedAwayMost = 16
+const turnedAwayMs = 5_000
+
+/** Keeps connections within their limits, and at hand for the end. Those in `turnedAway` get no more than a 503. */
 export function countSockets(
   server: AnyServer,
-  options: Pick<ServerOptions, 'limits' | 'trustedProxies'>,
-  { sockets, uses }: Connections,
+  options: Pick<ServerOptions, 'limits' | 'trustedProxies' | 'onLimit'>,
+  { sockets, uses, turnedAway }: Connections,
 ): void {
   const use = (socket: Socket) => {
     uses.set(socket, { active: 0, since: Date.now() })
@@ -127,14 +151,28 @@ export function countSockets(
     server.on('secureConnection', (socket: TLSSocket) => {
       if (socket.alpnProtocol !== 'h2') use(socket)
     })
+  // What accept(2) fails with, such as no descriptors, ends no process: the next connection may be taken.
+  server.once('listening', () => server.on('error', (error: Error) => options.onLimit('accept', { error: error.message })))
   const perAddress = new Map<string, number>()
   server.on('connection', (socket: Socket) => {
     const address = plainAddress(socket.remoteAddress)
     const count = (perAddress.get(address) ?? 0) + 1
     const proxied = options.trustedProxies.length > 0 || isLoopback(address) || address === 'unix'
-    if (sockets.size >= options.limits.connections || (count > options.limits.connectionsPerAddress && !proxied)) {
-      socket.destroy()
-      return
+    // A connection that is reset is no news.
+    socket.on('error', () => undefined)
+    const full = sockets.size - turnedAway.size >= options.limits.connections
+    if (full || (count > options.limits.connectionsPerAddress && !proxied)) {
+      options.onLimit(full ? 'connections' : 'connections_per_address', { address })
+      if (secure || turnedAway.size >= turnedAwayMost) {
+        socket.destroy()
+        return
+      }
+      turnedAway.add(socket)
+      const end = setTimeout(() => socket.destroy(), turnedAwayMs)
+      socket.once('close', () => {
+        clearTimeout(end)
+        turnedAway.delete(socket)
+      })
     }
     sockets.add(socket)
     if (!secure) use(socket)
@@ -145,8 +183,6 @@ export function countSockets(
       if (left > 0) perAddress.set(address, left)
       else perAddress.delete(address)
     })
-    // A connection that is reset is no news.
-    socket.on('error', () => undefined)
   })
 }
 

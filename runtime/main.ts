@@ -84,7 +84,12 @@ export async function startAppServer(
         ? undefined
         : { proxy: server.accel, prefix: server.accelPrefix, directory: normalize(config.storage.layersPath) },
     publicUrl: server.publicUrl,
-    limits: { connections: server.maxConnections, connectionsPerAddress: server.maxConnectionsPerAddress },
+    limits: {
+      connections: app.descriptors.connections,
+      connectionsPerAddress: server.maxConnectionsPerAddress,
+      minBodyRate: server.minBodyRate,
+    },
+    onLimit: app.alarm,
     newId: app.ctx.newId,
     fetch: (request, exchange) => app.fetch(request, app.ctx, exchange),
     onRequestEnd: (exchange, end) => {

@@ -10,6 +10,15 @@ import type { Req, Res } from './server.ts'
 const drainBytes = 1024 * 1024
 const drainMs = 1_000
 
+/** The least bytes a second that a client must take of a body, or it is cut. */
+export interface Pace {
+  minBytesPerSecond: number
+  onSlow: () => void
+}
+
+/** What is slower than its pace for less than this is a pause. */
+const pauseMs = 60_000
+
 interface Progress {
   bytesOut: number
   finished: boolean
@@ -39,7 +48,7 @@ export function send(
   req: Req,
   res: Res,
   progress: Progress,
-  options: { secure: boolean; close: boolean; accel: Accel | undefined },
+  options: { secure: boolean; close: boolean; accel: Accel | undefined; pace: Pace },
 ): void {
   const stream = () => (response.body as unknown as { readable?: Readable } | null)?.readable
   if (res.destroyed || res.writableEnded) {
@@ -76,7 +85,7 @@ export function send(
   if (body) {
     // What comes bit by bit, and perhaps not for a while, begins now.
     if (!head.some((name) => name.toLowerCase() === 'content-length')) (res as ServerResponse).flushHeaders()
-    pump(body, res, progress)
+    pump(body, res, progress, options.pace)
   } else res.end()
 }
 
@@ -106,13 +115,22 @@ function flatHeaders({ headers }: PonyfillInternals): string[] {
   return head
 }
 
-function pump(stream: ReleasingBody, res: Res, progress: Progress): void {
+function pump(stream: ReleasingBody, res: Res, progress: Progress, { minBytesPerSecond, onSlow }: Pace): void {
   const out = res as NodeJS.WritableStream & { destroy(error?: Error): void; destroyed: boolean }
   const { release } = stream
   stream.on('data', (chunk: Uint8Array) => {
     progress.bytesOut += chunk.length
+    const slow = () => {
+      onSlow()
+      out.destroy()
+    }
+    const late =
+      minBytesPerSecond > 0 ? setTimeout(slow, Math.max(pauseMs, (chunk.length / minBytesPerSecond) * 1000)).unref() : undefined
     // Called when the chunk has gone to the socket, or with an error when it never will.
-    const sent = release && ((error?: Error | null) => (error ? undefined : release(chunk)))
+    const sent = (error?: Error | null) => {
+      clearTimeout(late)
+      if (!error) release?.(chunk)
+    }
     if (!out.write(chunk, sent)) stream.pause()
   })
   out.on('drain', () => stream.resume())
@@ -154,7 +172,7 @@ export function refuse(
   res: Res,
   exchange: Exchange,
   progress: Progress,
-  refusal: { status: number; code: string; message: string },
+  refusal: { status: number; code: string; message: string; retryAfter?: number },
 ): void {
   exchange.errorCode = refusal.code
   if (res.headersSent) {
@@ -174,6 +192,7 @@ export function refuse(
     'registry/2.0',
     ...always,
   ]
+  if (refusal.retryAfter !== undefined) head.push('Retry-After', String(refusal.retryAfter))
   // What follows on the connection is in doubt after a request that made no sense.
   if (req.httpVersionMajor === 1 && !bodyLeft(req)) head.push('Connection', 'close')
   ;(res as { writeHead(status: number, headers: string[]): void }).writeHead(refusal.status, head)

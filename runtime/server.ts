@@ -8,6 +8,8 @@ import type { Exchange } from '../lib/context.ts'
 import { checkTarget, isHost } from '../lib/http/target.ts'
 import type { Accel } from './accel.ts'
 import { isLoopback, networkMatcher, parseListen, plainAddress } from './addresses.ts'
+import type { Alarm } from './alarms.ts'
+import { checkRequest, refusePart } from './check-request.ts'
 import { type Connections, drainServers } from './drain.ts'
 import { isGrpc } from './grpc.ts'
 import { type AnyServer, countSockets, limitSessions, listenOn, makeServer, onClientError, type Part } from './listeners.ts'
@@ -46,7 +48,9 @@ export interface ServerOptions {
   accel?: Accel
   /** The registry's own address, without a trailing slash. */
   publicUrl?: string
-  limits: { connections: number; connectionsPerAddress: number }
+  limits: { connections: number; connectionsPerAddress: number; minBodyRate: number }
+  /** A bound of the server was met. */
+  onLimit: Alarm
   newId: () => string
   fetch: (request: Request, exchange: Exchange) => Promise<Response>
   /** Answers gRPC by itself; absent where this process does not mount it. */
@@ -82,8 +86,8 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     if (listen !== undefined) checkClear(listen, options)
   let tls = options.tls && loadTls(options.tls)
   const trusted = networkMatcher(options.trustedProxies)
-  const state: State = { draining: false, active: 0, uses: new Map() }
-  const connections: Connections = { sockets: new Set(), uses: state.uses, sessions: new Set() }
+  const state: State = { draining: false, active: 0, uses: new Map(), turnedAway: new Set() }
+  const connections: Connections = { sockets: new Set(), uses: state.uses, sessions: new Set(), turnedAway: state.turnedAway }
   const servers: AnyServer[] = []
   const leaving: (() => void)[] = []
 
@@ -178,6 +182,7 @@ interface State {
   draining: boolean
   active: number
   uses: Connections['uses']
+  turnedAway: Connections['turnedAway']
 }
 
 /** Errors: a plain Error where passwords would cross a network in the clear. */
@@ -246,6 +251,13 @@ async function serve(
   exchange.address = where.address
   if ('refusal' in where) return refuse(req, res, exchange, progress, where.refusal)
   exchange.origin = where.origin
+  if (state.turnedAway.has(req.socket))
+    return refuse(req, res, exchange, progress, {
+      status: 503,
+      code: 'UNAVAILABLE',
+      message: 'too many connections',
+      retryAfter: 2,
+    })
   const refusal = checkRequest(req)
   if (refusal) return refuse(req, res, exchange, progress, refusal)
   const checked = checkTarget(target)
@@ -266,9 +278,14 @@ async function serve(
     const request = normalizeNodeRequest(req as never, fetchApi as never, res as never, true) as unknown as Request
     const response = await options.fetch(request, exchange)
     const close = state.draining || !proceeded
+    const pace = {
+      minBytesPerSecond: options.limits.minBodyRate,
+      onSlow: () => options.onLimit('reader_rate', { address: exchange.address }),
+    }
     send(response, req, res, progress, {
       secure: exchange.origin.startsWith('https:'),
       close,
+      pace,
       accel: isProxy(peer, trusted) ? options.accel : undefined,
     })
     drainBody(req)
@@ -277,50 +294,6 @@ async function serve(
     exchange.errorCode = 'UNKNOWN'
     refuse(req, res, exchange, progress, { status: 500, code: 'UNKNOWN', message: 'internal error' })
   }
-}
-
-/** The administration's own listener has nothing else, and nothing else has it (H10). */
-function refusePart(part: Part, target: string): { status: number; code: string; message: string } | undefined {
-  const admin = /^\/(v1\/|mcr\.v1\.|auth\/|metrics(\?|$))/.test(target)
-  const health = /^\/(livez|readyz)(\?|$)/.test(target)
-  const fits =
-    part === 'all' || (part === 'registry' ? !admin : part === 'admin' ? admin || health : target.startsWith('/mcr.v1.'))
-  return fits ? undefined : { status: 404, code: 'UNSUPPORTED', message: 'no such route on this listener' }
-}
-
-const single = new Set([
-  'host',
-  'content-length',
-  'authorization',
-  'content-range',
-  'range',
-  'transfer-encoding',
-  'content-type',
-  'if-match',
-  'expect',
-])
-
-/** What would be read differently by a proxy in front: repeated headers, transfer codings, unknown expectations. */
-function checkRequest(req: Req): { status: number; code: string; message: string } | undefined {
-  const raw = req.rawHeaders
-  let seen: Set<string> | undefined
-  for (let at = 0; at < raw.length; at += 2) {
-    const name = (raw[at] as string).toLowerCase()
-    if (!single.has(name)) continue
-    seen ??= new Set()
-    if (seen.has(name)) return { status: 400, code: 'UNSUPPORTED', message: `the header ${name} stands more than once` }
-    seen.add(name)
-  }
-  const coding = req.headers['transfer-encoding']
-  if (coding !== undefined && coding.toLowerCase() !== 'chunked')
-    return { status: 400, code: 'UNSUPPORTED', message: 'a transfer coding other than chunked' }
-  const length = req.headers['content-length']
-  if (length !== undefined && !/^[0-9]{1,15}$/.test(length))
-    return { status: 400, code: 'SIZE_INVALID', message: 'Content-Length is no whole number' }
-  const expect = req.headers.expect
-  if (expect !== undefined && expect.toLowerCase() !== '100-continue')
-    return { status: 417, code: 'UNSUPPORTED', message: 'an expectation other than 100-continue' }
-  return undefined
 }
 
 /** Whose word on where a request comes from counts: networks that were named, and whoever may reach our socket. */

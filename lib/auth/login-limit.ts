@@ -21,8 +21,9 @@ function buckets(name: string, address: string): [bucket: string, most: number][
 export async function checkLoginLimit(ctx: Needs, name: string, address: string): Promise<void> {
   for (const [bucket, most] of buckets(name, address)) {
     const rows = await ctx.metadata.read.all<{ count: number; ends: number }>(
-      `SELECT count, window_ends_at AS ends FROM login_failures WHERE bucket = ? AND window_ends_at > ?`,
-      [bucket, ctx.now()],
+      `SELECT count, window_ends_at AS ends FROM login_failures WHERE bucket = ? AND window_ends_at BETWEEN ? AND ?`,
+      // A window that ends later than any can was opened by a clock that leapt: it must not close a name for years.
+      [bucket, ctx.now() + 1, ctx.now() + windowMs],
     )
     if (rows[0] && rows[0].count >= most) {
       const seconds = Math.max(1, Math.ceil((rows[0].ends - ctx.now()) / 1000))
@@ -39,7 +40,7 @@ export async function checkLoginLimit(ctx: Needs, name: string, address: string)
 export async function countFailedLogin(ctx: Needs, name: string, address: string): Promise<void> {
   const now = ctx.now()
   await ctx.metadata.write(async (sql) => {
-    await sql.run(`DELETE FROM login_failures WHERE window_ends_at <= ?`, [now])
+    await sql.run(`DELETE FROM login_failures WHERE window_ends_at <= ? OR window_ends_at > ?`, [now, now + windowMs])
     for (const [bucket] of buckets(name, address))
       await sql.run(
         `INSERT INTO login_failures(bucket, count, window_ends_at) VALUES (?, 1, ?) ON CONFLICT (bucket) DO UPDATE SET count = count + 1`,

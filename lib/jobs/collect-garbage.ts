@@ -162,7 +162,8 @@ export function collectGarbageJob(options: { intervalMs: number }): Job {
     const run = await findRun(ctx.metadata.read)
     if (run && run.state !== 'done') return false
     const [instance] = await ctx.metadata.read.all<{ createdAt: number }>(`SELECT created_at AS createdAt FROM instance`)
-    if (ctx.now() - (run?.askedAt ?? instance?.createdAt ?? ctx.now()) < options.intervalMs) return false
+    // A clock that leapt back must not put the next run off for years.
+    if (Math.abs(ctx.now() - (run?.askedAt ?? instance?.createdAt ?? ctx.now())) < options.intervalMs) return false
     return (await gcState(ctx.metadata.read)).pausedBy === null
   }
 }

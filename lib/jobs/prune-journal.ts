@@ -8,13 +8,14 @@ const batch = 500
  * Retention that keeps the chain provable. Past its time an entry loses what it says, never its place; entries of that kind at the
  * old end of the chain go whole, up to a signed checkpoint, which then stands for them. Each step says in the journal which entries it
  * was, in its own transaction: an entry without words that no such line names was emptied by somebody else. Those lines keep their words
- * until they go whole. The hourly aggregate goes with the pulls.
+ * until they go whole. The hourly aggregate goes with the pulls. Nothing goes while `clockIsSteady` doubts the clock.
  */
-export function pruneJournal(options: { retentionMs: number; pullRetentionMs: number }): Job {
+export function pruneJournal(options: { retentionMs: number; pullRetentionMs: number; clockIsSteady?: () => boolean }): Job {
   return {
     name: 'prune-journal',
     everyMs: 3_600_000,
     async run(ctx, signal) {
+      if (options.clockIsSteady?.() === false) return { dropped: 0, removed: 0, hours: 0 }
       const actor = { principal: { subject: 'system:prune-journal' } }
       const now = ctx.now()
       let dropped = 0

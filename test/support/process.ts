@@ -57,9 +57,9 @@ export function mcrCommand(): [file: string, ...args: string[]] {
   return named ? [join(root, named)] : [process.execPath, join(root, 'dist/mcr.mjs')]
 }
 
-/** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. */
-export function spawnRegistry(args: string[], settings: Record<string, string>): ChildProcess {
-  const [file, ...first] = mcrCommand()
+/** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. `through` is a command that runs it. */
+export function spawnRegistry(args: string[], settings: Record<string, string>, through: readonly string[] = []): ChildProcess {
+  const [file, ...first] = [...through, ...mcrCommand()] as [string, ...string[]]
   const child = spawn(file, [...first, 'serve', ...args], {
     env: {
       PATH: process.env.PATH,
@@ -88,6 +88,8 @@ export async function startRegistry(
     /** data that is there already */
     dir?: string
     args?: string[]
+    /** A command that runs the program, such as prlimit. */
+    through?: readonly string[]
   } = {},
 ): Promise<RegistryProcess> {
   const dir = options.dir ?? mkdtempSync(join(tmpdir(), 'mcr-data-'))
@@ -95,14 +97,15 @@ export async function startRegistry(
   let port = options.port ?? 0
 
   const start = async () => {
-    child = spawnRegistry(options.args ?? [], {
+    const settings = {
       MCR_STORAGE_ROOT: dir,
       MCR_STORAGE_FREE_FLOOR: '0',
       MCR_AUTH_BOOTSTRAP_PASSWORD: password,
       MCR_SERVER_LISTEN_ADDR: `127.0.0.1:${port}`,
       ...(options.tls ? { MCR_SERVER_TLS_CERT: options.tls.cert, MCR_SERVER_TLS_KEY: options.tls.key } : {}),
       ...options.env,
-    })
+    }
+    child = spawnRegistry(options.args ?? [], settings, options.through)
     port = await listeningPort(child, options.onLog)
   }
   await start()
