@@ -1,6 +1,6 @@
 // Two builds of one commit, in two folders of different depth: every file the same to the byte.
 import assert from 'node:assert/strict'
-import { execFileSync } from 'node:child_process'
+import { execFileSync, spawnSync } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -15,7 +15,9 @@ function build(directory: string): string {
   mkdirSync(directory, { recursive: true })
   const files = execFileSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'])
   execFileSync('sh', ['-c', `tar --null -T - -cf - | tar -xf - -C ${directory}`], { input: files })
-  execFileSync('cp', ['-a', 'node_modules', directory])
+  // Nothing writes there; on another file system there are no links to it.
+  const copied = spawnSync('cp', ['-al', 'node_modules', directory], { stdio: 'ignore' })
+  if (copied.status !== 0) execFileSync('cp', ['-a', '--force', 'node_modules', directory])
   execFileSync(process.execPath, ['deploy/build/binary.ts', own], { cwd: directory, stdio: ['ignore', 'ignore', 'inherit'] })
   return readFileSync(join(directory, 'dist/SHA256SUMS'), 'utf8')
 }
