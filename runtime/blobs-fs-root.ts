@@ -135,7 +135,8 @@ async function prepareDirectory(path: string): Promise<void> {
   await checkDirectory(path)
 }
 
-async function checkDirectory(path: string): Promise<void> {
+/** Errors: a plain Error for what is no directory of its own, is open to others, or lies on a network file system. */
+export async function checkDirectory(path: string): Promise<void> {
   const info = await lstat(path)
   if (!info.isDirectory()) throw new Error(`${path} is no directory of its own (a link, a file): name the directory itself`)
   if ((info.mode & 0o022) !== 0) throw new Error(`${path} can be written by others: chmod go-w ${path}`)

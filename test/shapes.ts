@@ -1,4 +1,5 @@
-// The suites, unchanged, against the registry in another shape: `npm run test:shapes -- binary`, or `-- binary protocol matrix` for some suites.
+// The suites, unchanged, against the registry in another shape: `npm run test:shapes -- nginx caddy`, with names of suites
+// behind them for some only: `-- binary protocol matrix`.
 import { spawnSync } from 'node:child_process'
 import { globSync } from 'node:fs'
 import { type ShapeName, shapes } from './support/shape.ts'
@@ -21,29 +22,30 @@ const programs: Partial<Record<ShapeName, { build: string[]; env?: Record<string
   },
 }
 
-const [name, ...wanted] = process.argv.slice(2)
-if (name === undefined || !Object.hasOwn(shapes, name) || wanted.some((suite) => !Object.hasOwn(suites, suite))) {
-  console.error(`usage: npm run test:shapes -- <${Object.keys(shapes).join('|')}> [${Object.keys(suites).join('|')}]…`)
+const words = process.argv.slice(2)
+const names = words.filter((word): word is ShapeName => Object.hasOwn(shapes, word))
+const wanted = words.filter((word) => Object.hasOwn(suites, word))
+if (names.length === 0 || names.length + wanted.length < words.length) {
+  console.error(`usage: npm run test:shapes -- <${Object.keys(shapes).join('|')}>… [${Object.keys(suites).join('|')}]…`)
   process.exit(2)
 }
-const program = programs[name as ShapeName]
 run('build', ['esbuild.config.mjs'])
-if (program) run('build', program.build)
 const times: string[] = []
-for (const suite of wanted.length > 0 ? wanted : Object.keys(suites)) {
-  const started = Date.now()
-  run(suite, suites[suite] as string[])
-  times.push(`${suite} ${Math.round((Date.now() - started) / 1000)} s`)
+for (const name of names) {
+  const program = programs[name]
+  if (program) run(`build of ${name}`, program.build)
+  for (const suite of wanted.length > 0 ? wanted : Object.keys(suites)) {
+    const started = Date.now()
+    run(`${suite}, ${shapes[name].what}`, suites[suite] as string[], { ...program?.env, MCR_TEST_SHAPE: name })
+    times.push(`${name} ${suite} ${Math.round((Date.now() - started) / 1000)} s`)
+  }
 }
-console.log(`\n${shapes[name as ShapeName].what}: all green: ${times.join(', ')}`)
+console.log(`\nall green: ${times.join(', ')}`)
 
-function run(what: string, args: string[]): void {
-  console.log(`\n── ${what}, ${shapes[name as ShapeName].what}`)
-  const { status, signal } = spawnSync(node, args, {
-    stdio: 'inherit',
-    env: { ...process.env, ...program?.env, MCR_TEST_SHAPE: name },
-  })
+function run(what: string, args: string[], env: Record<string, string> = {}): void {
+  console.log(`\n── ${what}`)
+  const { status, signal } = spawnSync(node, args, { stdio: 'inherit', env: { ...process.env, ...env } })
   if (status === 0) return
-  console.error(`\n${what} failed in the shape ${name} (${signal ?? `exit ${status}`})`)
+  console.error(`\n${what}: failed (${signal ?? `exit ${status}`})`)
   process.exit(1)
 }

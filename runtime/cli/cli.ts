@@ -8,6 +8,7 @@ import { addAccountCommands } from './account.ts'
 import { exportCommand } from './audit.ts'
 import { completionScript } from './completion.ts'
 import { configCommand } from './config.ts'
+import { doctorCommand } from './doctor.ts'
 import { exitCodes } from './exit-codes.ts'
 import { initCommand } from './init.ts'
 import { installCommands } from './install.ts'
@@ -76,7 +77,7 @@ or not: whoever owns the data administers it.
 Every setting is a key of mcr.toml and a variable MCR_<SECTION>_<KEY>: see mcr config docs.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or not allowed, 4 no such thing,
 5 not in the state that was taken for granted, 6 the registry cannot be reached or is busy,
-7 what is stored, or a backup of it, is damaged.`,
+7 what is stored, or a backup of it, is damaged, 8 mcr doctor found something wrong.`,
     )
 
   const load = (overrides: Record<string, string> = {}): Config => loadOrExit(program, overrides)
@@ -118,6 +119,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
   const json = () => program.opts<{ json?: true }>().json === true
   for (const command of snapshotCommands({ assets: deps.assets, load, json }))
     program.addCommand(command, { hidden: command.name() === copyCommand })
+  program.addCommand(doctorCommand(program, deps.assets, load))
   for (const command of loginCommands(() => program.opts())) program.addCommand(command)
   program
     .command('completion')

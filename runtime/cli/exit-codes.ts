@@ -9,4 +9,6 @@ export const exitCodes = {
   unavailable: 6,
   /** what is stored is damaged, or a backup of it */
   damaged: 7,
+  /** the doctor found something wrong */
+  found: 8,
 } as const

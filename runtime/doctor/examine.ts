@@ -1,0 +1,30 @@
+import { examineAnonymously } from './anonymous.ts'
+import type { Public } from './ask.ts'
+import type { Finding } from './finding.ts'
+import { examineGrpc } from './grpc.ts'
+import { examineSigned } from './signed.ts'
+
+/**
+ * Looks at a registry as its clients meet it, through whatever stands in front. Shape: what was found, the wrong before the notes.
+ * Errors: those of the connection, where nothing answers at all.
+ */
+export async function examine(to: Public): Promise<Finding[]> {
+  const findings: Finding[] = []
+  // One cure is enough for one mistake.
+  const find = (finding: Finding) => {
+    if (!findings.some(({ what }) => what === finding.what)) findings.push(finding)
+  }
+  await examineAnonymously(to, find)
+  // Without a challenge nothing behind it is a registry's.
+  const reached = !findings.some(({ what }) => what === 'challenge')
+  if (reached) await examineGrpc(to, find)
+  if (reached && to.authorization !== undefined) await examineSigned(to, find)
+  else if (reached)
+    find({
+      what: 'login',
+      severity: 'note',
+      says: 'without a login no upload, no download and no stream was looked at',
+      cures: { mcr: 'mcr doctor <address> --user <name> or --token <personal or robot token>' },
+    })
+  return findings.toSorted((a, b) => Number(a.severity === 'note') - Number(b.severity === 'note'))
+}

@@ -1,0 +1,205 @@
+// `mcr doctor`: mistakes that people make with proxies, seeded in a real nginx and a real Caddy, are found and their cure is named.
+import assert from 'node:assert/strict'
+import { type ChildProcess, execFileSync, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, test } from 'node:test'
+import { examine } from '../../runtime/doctor/examine.ts'
+import { freePort } from '../support/ports.ts'
+import { listeningPort, makeCertificate, mcrCommand, password, spawnRegistry } from '../support/process.ts'
+import { type ProxyKind, startProxy } from '../support/proxies.ts'
+
+// A socket's path is short.
+const dir = mkdtempSync(join(tmpdir(), 'mcr-d-'))
+const root = join(dir, 'data')
+const settings = {
+  MCR_STORAGE_ROOT: root,
+  MCR_STORAGE_FREE_FLOOR: '0',
+  MCR_AUTH_BOOTSTRAP_PASSWORD: password,
+  MCR_SERVER_LISTEN_ADDR: `unix:${dir}/all`,
+  MCR_SERVER_GRPC_ADDR: `unix:${dir}/grpc`,
+  MCR_SERVER_ACCEL: 'nginx',
+}
+const certificate = makeCertificate(dir)
+const child: ChildProcess = spawnRegistry([], settings)
+await listeningPort(child)
+after(async () => {
+  child.kill('SIGTERM')
+  if (child.exitCode === null) await once(child, 'exit')
+  rmSync(dir, { recursive: true, force: true })
+})
+const [file, ...first] = mcrCommand()
+const config = (kind: ProxyKind, port: number) =>
+  execFileSync(
+    file,
+    [
+      ...first,
+      ...['routes', `--${kind}`, '--upstream', `all=unix:${dir}/all`, '--grpc-upstream', `unix:${dir}/grpc`, '--accel'],
+      ...[
+        '--site',
+        `https://localhost:${port}`,
+        '--bind',
+        '127.0.0.1',
+        '--tls-cert',
+        certificate.cert,
+        '--tls-key',
+        certificate.key,
+      ],
+    ],
+    { encoding: 'utf8', env: { PATH: process.env.PATH, ...settings } },
+  )
+
+let repositories = 0
+/** What the doctor says of a proxy whose right configuration was changed. */
+async function diagnose(kind: ProxyKind, edit: (text: string) => string, trust: 'authority' | 'nothing' = 'authority') {
+  const port = await freePort()
+  const right = config(kind, port)
+  const wrong = edit(right)
+  const proxy = await startProxy(kind, wrong, port, dir)
+  try {
+    return {
+      changed: wrong !== right,
+      findings: await examine({
+        url: new URL(`https://localhost:${port}`),
+        ca: trust === 'authority' ? readFileSync(certificate.cert, 'utf8') : undefined,
+        authorization: `Basic ${btoa(`admin:${password}`)}`,
+        repository: `mcr-doctor/${++repositories}`,
+        patienceMs: 2_500,
+        uploadBytes: 4 * 2 ** 20,
+      }),
+    }
+  } finally {
+    await proxy.stop()
+  }
+}
+const line = (from: string | RegExp, to: string) => (text: string) => text.replaceAll(typeof from === 'string' ? from : from, to)
+const inLocation = (more: string) => (text: string) => text.replace('  location / {\n', `  location / {\n${more}\n`)
+
+const nginx: [what: string, edit: (text: string) => string, cure: RegExp][] = [
+  ['body-cap', line('client_max_body_size 0;', 'client_max_body_size 1m;'), /client_max_body_size 0;/],
+  ['host', line(/proxy_set_header (Host|X-Forwarded-Host) \$http_host;/g, ''), /proxy_set_header Host \$http_host;/],
+  ['host', line(/(Host|X-Forwarded-Host) \$http_host;/g, '$1 $host;'), /not \$host, which has no port/],
+  ['scheme', line('proxy_set_header X-Forwarded-Proto $scheme;', ''), /X-Forwarded-Proto \$scheme;/],
+  ['authorization', inLocation('proxy_set_header Authorization "";'), /proxy_set_header Authorization/],
+  ['challenge', inLocation('proxy_hide_header WWW-Authenticate;'), /proxy_hide_header WWW-Authenticate/],
+  [
+    'path',
+    (text) =>
+      text.replace(/proxy_pass http:\/\/\$mcr_upstream;/, 'proxy_pass http://mcr_all/;').replace('merge_slashes off;', ''),
+    /merge_slashes off;/,
+  ],
+  ['header-size', line('large_client_header_buffers 8 64k;', ''), /large_client_header_buffers 8 64k;/],
+  ['compression', line('gzip off;', 'gzip on; gzip_types application/json; gzip_proxied any;'), /gzip off;/],
+  [
+    'error-pages',
+    (text) =>
+      inLocation('proxy_intercept_errors on;')(text).replace('error_page 400 =', 'error_page 404 /404.html; error_page 400 ='),
+    /proxy_intercept_errors off;/,
+  ],
+  ['method', inLocation('limit_except GET POST { deny all; }'), /limit_except/],
+  ['request-buffering', line('proxy_request_buffering off;', ''), /proxy_request_buffering off;/],
+  ['response-buffering', line('proxy_buffering off;', 'proxy_buffering on;'), /proxy_buffering off;/],
+  ['location', line('proxy_redirect off;', 'proxy_redirect / /registry/;'), /proxy_redirect off;/],
+  ['timeout', line('client_body_timeout 1h;', 'client_body_timeout 1s;'), /client_body_timeout 1h;/],
+  ['headers', line(/ +add_header Docker-Content-Digest [^\n]*\n/g, ''), /mcr routes --nginx --accel/],
+  ['grpc', line('grpc_pass grpc://mcr_grpc;', 'return 404;'), /grpc_pass/],
+]
+const caddy: [what: string, edit: (text: string) => string, cure: RegExp][] = [
+  [
+    'host',
+    line(
+      '\tlb_policy round_robin\n',
+      '\tlb_policy round_robin\n\theader_up Host registry\n\theader_up X-Forwarded-Host registry\n',
+    ),
+    /header_up Host/,
+  ],
+  [
+    'authorization',
+    line('\tlb_policy round_robin\n', '\tlb_policy round_robin\n\theader_up -Authorization\n'),
+    /header_up -Authorization/,
+  ],
+  ['body-cap', line(/\n\troute \{/g, '\n\trequest_body {\n\t\tmax_size 3MB\n\t}\n\troute {'), /request_body/],
+  ['compression', line(/\n\troute \{/g, '\n\tencode {\n\t\tgzip\n\t\tminimum_length 10\n\t}\n\troute {'), /encode/],
+  [
+    'clock',
+    line('\tlb_policy round_robin\n', '\tlb_policy round_robin\n\theader_down Date "Thu, 01 Jan 2026 00:00:00 GMT"\n'),
+    /Date/,
+  ],
+]
+
+for (const [kind, seeds] of [
+  ['nginx', nginx],
+  ['caddy', caddy],
+] as const) {
+  test(`${kind}: a right configuration has no finding`, async () => {
+    assert.deepEqual((await diagnose(kind, (text) => text)).findings, [])
+  })
+
+  test(`${kind}: each of ${seeds.length} mistakes is found, and its cure named`, async () => {
+    const missed: string[] = []
+    // Some at a time: each waits for what does not come.
+    const queue = [...seeds]
+    const worker = async () => {
+      for (let seed = queue.shift(); seed; seed = queue.shift()) {
+        const [what, edit, cure] = seed
+        const { changed, findings } = await diagnose(kind, edit)
+        assert.ok(changed, `${what}: the seed changes nothing`)
+        const found = findings.find((finding) => finding.what === what)
+        if (!found || !cure.test(found.cures[kind] ?? ''))
+          missed.push(`${what}: ${findings.map((finding) => `${finding.what}: ${finding.says}`).join('; ') || 'nothing found'}`)
+      }
+    }
+    await Promise.all([worker(), worker(), worker(), worker()])
+    assert.deepEqual(missed, [])
+  })
+}
+
+test('a certificate that nobody trusts is found', async () => {
+  const { findings } = await diagnose('nginx', (text) => text, 'nothing')
+  assert.deepEqual(
+    findings.map(({ what }) => what),
+    ['certificate'],
+  )
+})
+
+const mcr = (args: string[], env: Record<string, string> = {}, input = '') =>
+  spawnSync(file, [...first, ...args], { encoding: 'utf8', input, env: { PATH: process.env.PATH, ...env } })
+
+test('the command: 0 and 8 by what it found, 6 where nothing answers, 2 for what is no address', async () => {
+  const port = await freePort()
+  const right = config('nginx', port)
+  const args = ['doctor', `https://localhost:${port}`, '--patience', '1', '--upload', '4']
+  const proxy = await startProxy('nginx', right, port, dir)
+  const healthy = mcr(['--ca-cert', certificate.cert, ...args])
+  assert.equal(healthy.status, 0, healthy.stdout + healthy.stderr)
+  assert.match(healthy.stdout, /^note login: without a login/)
+  const known = mcr(['--ca-cert', certificate.cert, ...args, '--user', 'admin', '--password-stdin'], {}, `${password}\n`)
+  assert.equal(known.stdout, 'nothing is wrong\n')
+  await proxy.stop()
+  assert.equal(mcr(args).status, 6)
+  const bad = await startProxy('nginx', right.replace('client_max_body_size 0;', ''), port, dir)
+  const found = mcr(['--json', '--ca-cert', certificate.cert, ...args])
+  assert.equal(found.status, 8)
+  assert.equal(JSON.parse(found.stdout)[0].cures.nginx, 'client_max_body_size 0;')
+  await bad.stop()
+  assert.equal(mcr(['doctor', 'registry.example.com/path']).status, 2)
+})
+
+test('without an address it looks at this machine', () => {
+  const healthy = mcr(['doctor'], settings)
+  assert.equal(healthy.status, 0, healthy.stdout)
+  const says = (env: Record<string, string>) => {
+    const { status, stdout } = mcr(['--json', 'doctor'], { ...settings, ...env })
+    return { status, found: (JSON.parse(stdout) as { what: string }[]).map(({ what }) => what) }
+  }
+  writeFileSync(join(root, 'admin-password'), 'x\n', { mode: 0o600 })
+  chmodSync(join(root, 'auth.key'), 0o644)
+  const several = says({ MCR_SERVER_TRUSTED_PROXIES: '0.0.0.0/0', MCR_STORAGE_FREE_FLOOR: '900TB' })
+  assert.equal(several.status, 8)
+  for (const what of ['first-password', 'auth-key', 'trust', 'space']) assert.ok(several.found.includes(what), what)
+  rmSync(join(root, 'admin-password'))
+  chmodSync(join(root, 'auth.key'), 0o600)
+  assert.deepEqual(says({ MCR_STORAGE_ROOT: join(dir, 'none') }), { status: 8, found: ['root'] })
+})
