@@ -1,11 +1,17 @@
 // The load of load.ts: raw HTTP without a second try. Started by it with an IPC channel; ends when told, with everything under way finished.
 import { createHash, randomBytes } from 'node:crypto'
-import { Agent, type IncomingHttpHeaders, request } from 'node:http'
+import { readFileSync } from 'node:fs'
+import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders } from 'node:http'
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
 import type { LoadOptions } from './load.ts'
 
-const { address, password } = JSON.parse(process.env.MCR_LOAD as string) as LoadOptions
+const { address, password, ca: caFile } = JSON.parse(process.env.MCR_LOAD as string) as LoadOptions
 const [host, port] = address.split(':') as [string, string]
 const authorization = `Basic ${btoa(`admin:${password}`)}`
+const ca = caFile === undefined ? undefined : readFileSync(caFile)
+const request = ca ? httpsRequest : httpRequest
+const Agent = ca ? HttpsAgent : HttpAgent
+type Agent = HttpAgent | HttpsAgent
 const failures: string[] = []
 let answered = 0
 let stopping = false
@@ -22,7 +28,7 @@ function ask(agent: Agent, method: string, path: string, body: Uint8Array = new 
     const headers: Record<string, string | number> = { authorization }
     if (method !== 'GET' && method !== 'HEAD') headers['content-length'] = body.length
     if (type) headers['content-type'] = type
-    const req = request({ agent, host, port, method, path, headers }, (res) => {
+    const req = request({ agent, ca, host, port, method, path, headers } as object, (res) => {
       const parts: Buffer[] = []
       res.on('data', (part: Buffer) => parts.push(part))
       res.once('error', reject)

@@ -13,9 +13,11 @@ export interface Load {
 }
 
 export interface LoadOptions {
-  /** `host:port` of the registry, over plain HTTP. */
+  /** `host:port` of the registry. */
   address: string
   password: string
+  /** The authority to trust, in PEM; plain HTTP without one. */
+  ca?: string
 }
 
 export type LoadReport = { answered: number; failures: readonly string[] }

@@ -1,0 +1,221 @@
+// An upgrade as an administrator makes it, while real clients push and pull: the version before and this one beside each other over one
+// database, the program replaced by reload and by restart, the way back, and an upload that is open all the time. Nobody may notice.
+// `npm run test:upgrade -- --from <commit>`. A machine with a real systemd; the version before is built from the project's history.
+import { execFileSync } from 'node:child_process'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import { startClients } from '../support/client-load.ts'
+import { startLoad } from '../support/load.ts'
+import { startMachine } from '../support/machine.ts'
+import { makeCertificate, password } from '../support/process.ts'
+
+/** The first commit whose migrations say what they are compatible with, with fewer of them than there are now. */
+const before = 'b4f2728'
+const { values } = parseArgs({ options: { from: { type: 'string', default: before }, rounds: { type: 'string', default: '3' } } })
+const host = 'localhost:5000'
+const beside = 'localhost:5001'
+
+const scratch = mkdtempSync(join(tmpdir(), 'mcr-upgrade-'))
+const { cert, key } = makeCertificate(scratch)
+const old = buildOld(values.from)
+const machine = await startMachine()
+const { run, write } = machine
+const programs = { old: '/opt/mcr-old', new: '/opt/mcr' }
+let failed = false
+try {
+  cpSync(old, machine.path(programs.old), { recursive: true })
+  symlinkSync('/opt/mcr/node_modules', machine.path(`${programs.old}/node_modules`))
+  for (const [name, text] of [
+    ['cert', readFileSync(cert, 'utf8')],
+    ['key', readFileSync(key, 'utf8')],
+  ] as const)
+    write(`/etc/mcr/${name}.pem`, text, 0o640)
+  await run('chgrp', 'mcr', '/etc/mcr/key.pem')
+  write(
+    '/etc/mcr/mcr.toml',
+    `[storage]\nroot = "/var/lib/mcr"\nfree_floor = "0B"\n[auth]\nbootstrap_password = "${password}"\n[server]\nworkers = 2\ntls_cert = "/etc/mcr/cert.pem"\ntls_key = "/etc/mcr/key.pem"\n`,
+  )
+  await place('old')
+  await run('systemctl', 'enable', '--now', 'mcr.socket')
+  const load = await startLoad(machine, { address: host, password, ca: cert })
+  const clients = startClients(machine, { host, password, ca: cert, scratch })
+  await load.more(20)
+  await untilServes('old')
+  const known = await migrations()
+  const upload = await beginUpload()
+  console.log(`the version before (${values.from}) serves, its newest migration is ${known.at(-1)}`)
+
+  // Both over one database: the new one migrates it under the old one.
+  write(
+    '/run/systemd/system/mcr-beside.service',
+    (await run('cat', '/etc/systemd/system/mcr.service'))
+      .replace('/usr/local/bin/mcr', programCommand('new'))
+      .replace('[Service]', `[Service]\nEnvironment=MCR_SERVER_LISTEN_ADDR=127.0.0.1:5001`),
+  )
+  await run('systemctl', 'daemon-reload')
+  await run('systemctl', 'start', 'mcr-beside')
+  await run(
+    'curl',
+    '-sS',
+    '--cacert',
+    '/etc/mcr/cert.pem',
+    '--retry',
+    '60',
+    '--retry-delay',
+    '1',
+    '--retry-connrefused',
+    '--fail',
+    `https://${beside}/readyz`,
+  )
+  const second = await startLoad(machine, { address: beside, password, ca: cert })
+  const [here, there] = [load.answered(), 100]
+  await Promise.all([load.more(here + 100), second.more(there)])
+  const ran = (await migrations()).filter((name) => !known.includes(name))
+  if (ran.length === 0) throw new Error(`${values.from} has every migration that there is now: name an older commit by --from`)
+  console.log(
+    `side by side: ${load.answered() - here} requests of the old and ${second.answered()} of the new version, which ran ${ran.join(', ')}`,
+  )
+  const besideReport = await second.stop()
+  await run('systemctl', 'stop', 'mcr-beside')
+
+  for (let round = 1; round <= Number(values.rounds); round++) {
+    for (const [version, how] of [
+      ['new', 'reload'],
+      ['new', 'restart'],
+      ['old', 'reload'],
+      ['new', 'reload'],
+    ] as const) {
+      await place(version)
+      const answered = load.answered()
+      await run('systemctl', how, 'mcr')
+      await untilServes(version)
+      await load.more(answered + 20)
+      console.log(
+        `round ${round}: ${version} by ${how}: ${load.answered()} requests asked once, ${clients.counts().pushes} pushes and ${clients.counts().pulls} pulls by clients`,
+      )
+    }
+  }
+  const seen = clients.counts().pulls
+  for (let waited = 0; clients.counts().pulls < seen + 3 && clients.counts().failures.length === 0 && waited < 600; waited++)
+    await sleep(100)
+  const finished = await finishUpload(upload)
+  await clients.stop()
+  const { answered, failures: asked } = await load.stop()
+  const { pushes, pulls, failures } = clients.counts()
+  const all = [...failures, ...asked, ...besideReport.failures, ...(finished === '201' ? [] : [`the open upload: ${finished}`])]
+  for (const failure of all) console.log(`FAIL  ${failure}`)
+  failed = all.length > 0 || pushes === 0 || pulls === 0
+  console.log(
+    `${4 * Number(values.rounds)} replacements; ${pushes} pushes and ${pulls} pulls by crane, oras and skopeo, ${answered + besideReport.answered} requests that are asked once, the upload begun in the old version finished in the new (${finished}): ${all.length} failures`,
+  )
+} catch (error) {
+  failed = true
+  console.log(error)
+} finally {
+  if (failed) console.log(await run('journalctl', '--no-pager', '-n', '60').catch(String))
+  await machine.stop()
+  for (const path of [scratch, old]) rmSync(path, { recursive: true, force: true })
+}
+process.exit(failed ? 1 : 0)
+
+/** Builds a commit of this project's history. Shape: the folder that has its `dist`. */
+function buildOld(commit: string): string {
+  const folder = mkdtempSync(join(tmpdir(), 'mcr-old-'))
+  const git = (...args: string[]) => execFileSync('git', args, { encoding: 'utf8', maxBuffer: 2 ** 30 })
+  try {
+    git('cat-file', '-e', `${commit}^{commit}`)
+  } catch {
+    console.error(`the history of this checkout does not have ${commit}: git fetch --unshallow`)
+    process.exit(1)
+  }
+  const archive = execFileSync('git', ['archive', commit], { maxBuffer: 2 ** 30 })
+  const source = join(folder, 'source')
+  execFileSync('sh', ['-c', `mkdir "$1" && tar -x -C "$1"`, 'sh', source], { input: archive })
+  symlinkSync(join(process.cwd(), 'node_modules'), join(source, 'node_modules'))
+  execFileSync(process.execPath, ['esbuild.config.mjs'], { cwd: source, stdio: ['ignore', 'ignore', 'inherit'] })
+  cpSync(join(source, 'dist'), join(folder, 'dist'), { recursive: true })
+  rmSync(source, { recursive: true })
+  console.log(
+    `built ${git('log', '-1', '--format=%h %s', commit).trim()}, ${git('ls-tree', '--name-only', commit, 'migrations/').trim().split('\n').length} migrations; here there are ${readdirSync('migrations').length}`,
+  )
+  return folder
+}
+
+function programCommand(version: 'old' | 'new'): string {
+  return `/opt/mcr/${relative(process.cwd(), process.execPath)} ${programs[version]}/dist/mcr.mjs`
+}
+
+/** Puts a version where the units start it from, as an installation does: beside it, and renamed. */
+async function place(version: 'old' | 'new'): Promise<void> {
+  write('/usr/local/bin/mcr.next', `#!/bin/sh\nexec ${programCommand(version)} "$@"\n`, 0o755)
+  await run('mv', '/usr/local/bin/mcr.next', '/usr/local/bin/mcr')
+}
+
+/** Waits until two workers of a version serve and none of the other does. */
+async function untilServes(version: 'old' | 'new'): Promise<void> {
+  const other = version === 'old' ? 'new' : 'old'
+  for (let waited = 0; waited < 600; waited++) {
+    const parent = /\d+/.exec(await run('systemctl', 'show', '-p', 'MainPID', 'mcr'))?.[0] as string
+    const lines = (await run('sh', '-c', `ps -o args= --ppid ${parent} || true`)).split('\n')
+    const of = (name: 'old' | 'new') => lines.filter((line) => line.includes(`${programs[name]}/dist/`)).length
+    if (of(version) === 2 && of(other) === 0) return
+    await sleep(200)
+  }
+  throw new Error(`the ${version} version does not serve alone`)
+}
+
+async function migrations(): Promise<string[]> {
+  const script = `const D = require('libsql'); const db = new D('file:/var/lib/mcr/mcr.db?mode=ro'); console.log(JSON.stringify(db.prepare('SELECT name FROM mcr_schema ORDER BY name').all().map((row) => row.name)))`
+  const node = `/opt/mcr/${relative(process.cwd(), process.execPath)}`
+  return JSON.parse(await run('sh', '-c', `cd /opt/mcr && exec "$0" -e "$1"`, node, script)) as string[]
+}
+
+async function beginUpload(): Promise<string> {
+  const head = await curl('-D', '-', '-X', 'POST', `https://${host}/v2/load/open/blobs/uploads/`)
+  const location = /^location: (\S+)/im.exec(head)?.[1] as string
+  await curl(
+    '-X',
+    'PATCH',
+    '--data-binary',
+    'begun in the version before, ',
+    '-H',
+    'Content-Type: application/octet-stream',
+    `https://${host}${location}`,
+  )
+  return location
+}
+
+/** Shape: the status of the answer to the last request. */
+async function finishUpload(location: string): Promise<string> {
+  await curl(
+    '-X',
+    'PATCH',
+    '--data-binary',
+    'finished in this one',
+    '-H',
+    'Content-Type: application/octet-stream',
+    `https://${host}${location}`,
+  )
+  const digest = execFileSync('sha256sum', {
+    input: 'begun in the version before, finished in this one',
+    encoding: 'utf8',
+  }).slice(0, 64)
+  return await curl(
+    '-o',
+    '/dev/null',
+    '-w',
+    '%{http_code}',
+    '-X',
+    'PUT',
+    '-H',
+    'Content-Length: 0',
+    `https://${host}${location}?digest=sha256:${digest}`,
+  )
+}
+
+async function curl(...args: string[]): Promise<string> {
+  return await run('curl', '-sS', '--cacert', '/etc/mcr/cert.pem', '-u', `admin:${password}`, ...args)
+}
