@@ -37,6 +37,8 @@ try {
   for (let count = 1; count <= restarts; count++) {
     const part = parts[count % parts.length] as string
     const answered = load.answered()
+    // So many starts in so short a time are what systemd's limit on them is for.
+    await run('systemctl', 'reset-failed', `mcr@${part}.service`)
     await run('systemctl', 'restart', `mcr@${part}.service`)
     restarted[part] = (restarted[part] ?? 0) + 1
     // What runs is not what was: the load goes through the new process before the next one is restarted.

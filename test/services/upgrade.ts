@@ -28,11 +28,12 @@ let failed = false
 try {
   cpSync(old, machine.path(programs.old), { recursive: true })
   symlinkSync('/opt/mcr/node_modules', machine.path(`${programs.old}/node_modules`))
+  await run('chmod', '-R', 'a+rX', programs.old)
   for (const [name, text] of [
     ['cert', readFileSync(cert, 'utf8')],
     ['key', readFileSync(key, 'utf8')],
   ] as const)
-    write(`/etc/mcr/${name}.pem`, text, 0o640)
+    write(`/etc/mcr/${name}.pem`, text, name === 'key' ? 0o640 : 0o644)
   await run('chgrp', 'mcr', '/etc/mcr/key.pem')
   write(
     '/etc/mcr/mcr.toml',
@@ -90,7 +91,8 @@ try {
     ] as const) {
       await place(version)
       const answered = load.answered()
-      await run('systemctl', how, 'mcr')
+      await run('systemctl', 'reset-failed', 'mcr.service')
+      await run('systemctl', how, 'mcr.service')
       await untilServes(version)
       await load.more(answered + 20)
       console.log(
