@@ -53,7 +53,7 @@ async function serve(
   const server = await startAppServer(app, config, inherited)
   app.startJobs(list.jobs)
   const { url, port, grpcPort, adminPort } = server
-  const serving: Serving = { url, port, grpcPort, adminPort, admin: app.admin }
+  const serving: Serving = { version: assets.version, url, port, grpcPort, adminPort, admin: app.admin }
   if (worker) worker.ready(serving)
   else greet(app.logger, serving, config, assets, notes)
   await untilTold(app, config, worker)

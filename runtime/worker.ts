@@ -2,6 +2,7 @@ import type { MetricSnapshot } from './metrics.ts'
 
 /** Where a worker serves: what it tells its parent when it does. */
 export interface Serving {
+  version: string
   url: string
   port: number
   grpcPort?: number

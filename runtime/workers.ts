@@ -103,8 +103,15 @@ export async function superviseWorkers(
     await start(number, 'kept').then(announce, () => undefined)
   }
 
-  const announce = ({ number, child, startedAt }: Worker) =>
-    logger.log({ level: 'info', event: 'worker_serves', worker: number, pid: child.pid, ms: Date.now() - startedAt })
+  const announce = ({ number, child, startedAt, serving }: Worker) =>
+    logger.log({
+      level: 'info',
+      event: 'worker_serves',
+      worker: number,
+      version: serving?.version,
+      pid: child.pid,
+      ms: Date.now() - startedAt,
+    })
 
   async function gather(): Promise<readonly MetricSnapshot[]> {
     const id = ++asked

@@ -35,6 +35,7 @@ const phases: Phase[] = [
   ['mutants', node, ['test/mutants/run.ts', '--slice']],
   ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
   ['services', node, [...bounds, ...tests('test/services/*.test.ts')]],
+  ['rolling', node, ['test/services/rolling.ts', '--restarts', '5']],
   ['limits', node, [...bounds, ...tests('test/limits/**/*.test.ts')]],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],

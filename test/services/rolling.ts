@@ -71,14 +71,14 @@ try {
       )} restarts; ${pushes} pushes and ${pulls} pulls by crane, oras and skopeo, ${answered} requests that are asked once: ${total} failures, ${refused.length} answers of 500 and above`,
   )
 } finally {
-  if (failed) console.log(await run('journalctl', '--no-pager', '-n', '60').catch(String))
+  if (failed) console.log(await run('sh', '-c', `journalctl --no-pager | grep -v '"status":[234]' | tail -60`).catch(String))
   await machine.stop()
   rmSync(scratch, { recursive: true, force: true })
 }
 process.exit(failed ? 1 : 0)
 
 async function startParts(): Promise<void> {
-  await run('systemctl', 'enable', '--now', ...parts.map((part) => `mcr@${part}.service`))
+  await run('systemctl', 'enable', '--now', 'mcr-grpc.socket', ...parts.map((part) => `mcr@${part}.service`))
   for (const part of parts)
     await run(
       'curl',
@@ -95,21 +95,10 @@ async function startParts(): Promise<void> {
 }
 
 async function startNginx(): Promise<void> {
-  const config = await run(
-    'mcr',
-    '--config',
-    '/etc/mcr/mcr.toml',
-    'routes',
-    '--nginx',
-    '--site',
-    `https://${host}`,
-    '--bind',
-    '127.0.0.1',
-    '--tls-cert',
-    '/etc/nginx/cert.pem',
-    '--tls-key',
-    '/etc/nginx/key.pem',
-  )
+  const upstreams = parts.flatMap((part) => ['--upstream', `${part}=unix:/run/mcr/${part}.sock`])
+  const tls = ['--tls-cert', '/etc/nginx/cert.pem', '--tls-key', '/etc/nginx/key.pem']
+  const where = ['--site', `https://${host}`, '--bind', '127.0.0.1', '--grpc-upstream', 'unix:/run/mcr/grpc.sock']
+  const config = await run('mcr', '--config', '/etc/mcr/mcr.toml', 'routes', '--nginx', ...upstreams, ...where, ...tls)
   await run('sh', '-c', 'rm -f /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*')
   write('/etc/nginx/conf.d/mcr.conf', config)
   await run('systemctl', 'start', 'nginx')

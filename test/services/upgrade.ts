@@ -2,7 +2,7 @@
 // database, the program replaced by reload and by restart, the way back, and an upload that is open all the time. Nobody may notice.
 // `npm run test:upgrade -- --from <commit>`. A machine with a real systemd; the version before is built from the project's history.
 import { execFileSync } from 'node:child_process'
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -24,6 +24,7 @@ const old = buildOld(values.from)
 const machine = await startMachine()
 const { run, write } = machine
 const programs = { old: '/opt/mcr-old', new: '/opt/mcr' }
+const versions = { old: '0.0.0-before', new: (JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }).version }
 let failed = false
 try {
   cpSync(old, machine.path(programs.old), { recursive: true })
@@ -39,6 +40,7 @@ try {
     '/etc/mcr/mcr.toml',
     `[storage]\nroot = "/var/lib/mcr"\nfree_floor = "0B"\n[auth]\nbootstrap_password = "${password}"\n[server]\nworkers = 2\ntls_cert = "/etc/mcr/cert.pem"\ntls_key = "/etc/mcr/key.pem"\n`,
   )
+  write('/usr/local/bin/mcr', `#!/bin/sh\nexec ${programCommand('/opt/mcr-current')} "$@"\n`, 0o755)
   await place('old')
   await run('systemctl', 'enable', '--now', 'mcr.socket')
   const load = await startLoad(machine, { address: host, password, ca: cert })
@@ -53,7 +55,7 @@ try {
   write(
     '/run/systemd/system/mcr-beside.service',
     (await run('cat', '/etc/systemd/system/mcr.service'))
-      .replace('/usr/local/bin/mcr', programCommand('new'))
+      .replace('/usr/local/bin/mcr', programCommand(programs.new))
       .replace('[Service]', `[Service]\nEnvironment=MCR_SERVER_LISTEN_ADDR=127.0.0.1:5001`),
   )
   await run('systemctl', 'daemon-reload')
@@ -71,7 +73,7 @@ try {
     '--fail',
     `https://${beside}/readyz`,
   )
-  const second = await startLoad(machine, { address: beside, password, ca: cert })
+  const second = await startLoad(machine, { address: beside, name: 'beside', password, ca: cert })
   const [here, there] = [load.answered(), 100]
   await Promise.all([load.more(here + 100), second.more(there)])
   const ran = (await migrations()).filter((name) => !known.includes(name))
@@ -117,7 +119,7 @@ try {
   failed = true
   console.log(error)
 } finally {
-  if (failed) console.log(await run('journalctl', '--no-pager', '-n', '60').catch(String))
+  if (failed) console.log(await run('sh', '-c', `journalctl --no-pager | grep -v '"status":[234]' | tail -60`).catch(String))
   await machine.stop()
   for (const path of [scratch, old]) rmSync(path, { recursive: true, force: true })
 }
@@ -137,6 +139,9 @@ function buildOld(commit: string): string {
   const source = join(folder, 'source')
   execFileSync('sh', ['-c', `mkdir "$1" && tar -x -C "$1"`, 'sh', source], { input: archive })
   symlinkSync(join(process.cwd(), 'node_modules'), join(source, 'node_modules'))
+  // The two have one version number until there are releases; here they must be told apart.
+  const about = JSON.parse(readFileSync(join(source, 'package.json'), 'utf8')) as { version: string }
+  writeFileSync(join(source, 'package.json'), JSON.stringify({ ...about, version: '0.0.0-before' }))
   execFileSync(process.execPath, ['esbuild.config.mjs'], { cwd: source, stdio: ['ignore', 'ignore', 'inherit'] })
   cpSync(join(source, 'dist'), join(folder, 'dist'), { recursive: true })
   rmSync(source, { recursive: true })
@@ -146,27 +151,27 @@ function buildOld(commit: string): string {
   return folder
 }
 
-function programCommand(version: 'old' | 'new'): string {
-  return `/opt/mcr/${relative(process.cwd(), process.execPath)} ${programs[version]}/dist/mcr.mjs`
+/** The program of a version. `current` is where the units start it from. */
+function programCommand(where: string): string {
+  return `/opt/mcr/${relative(process.cwd(), process.execPath)} ${where}/dist/mcr.mjs`
 }
 
 /** Puts a version where the units start it from, as an installation does: beside it, and renamed. */
 async function place(version: 'old' | 'new'): Promise<void> {
-  write('/usr/local/bin/mcr.next', `#!/bin/sh\nexec ${programCommand(version)} "$@"\n`, 0o755)
-  await run('mv', '/usr/local/bin/mcr.next', '/usr/local/bin/mcr')
+  await run('ln', '-sfn', programs[version], '/opt/mcr-next')
+  await run('mv', '-T', '/opt/mcr-next', '/opt/mcr-current')
 }
 
 /** Waits until two workers of a version serve and none of the other does. */
 async function untilServes(version: 'old' | 'new'): Promise<void> {
-  const other = version === 'old' ? 'new' : 'old'
+  let seen = ''
   for (let waited = 0; waited < 600; waited++) {
-    const parent = /\d+/.exec(await run('systemctl', 'show', '-p', 'MainPID', 'mcr'))?.[0] as string
-    const lines = (await run('sh', '-c', `ps -o args= --ppid ${parent} || true`)).split('\n')
-    const of = (name: 'old' | 'new') => lines.filter((line) => line.includes(`${programs[name]}/dist/`)).length
-    if (of(version) === 2 && of(other) === 0) return
+    seen = (await curl(`https://${host}/metrics`)).match(/^mcr_(info|workers)\b.*$/gm)?.join(', ') ?? ''
+    if (seen.includes(`version="${versions[version]}"`) && seen.split('version=').length === 2 && seen.includes('mcr_workers 2'))
+      return
     await sleep(200)
   }
-  throw new Error(`the ${version} version does not serve alone`)
+  throw new Error(`the ${version} version does not serve alone: ${seen}`)
 }
 
 async function migrations(): Promise<string[]> {

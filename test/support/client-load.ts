@@ -69,9 +69,9 @@ export function startClients(
       mkdirSync(`${folder}-back`, { recursive: true })
       writeFileSync(join(folder, 'file.bin'), content)
       const reference = `${host}/load/oras:${turn}`
-      await run('oras', ['push', '--no-tty', reference, 'file.bin:application/octet-stream'], folder)
+      await run('oras', ['push', '--no-tty', '--plain-http=false', reference, 'file.bin:application/octet-stream'], folder)
       done.pushes++
-      await run('oras', ['pull', '--no-tty', '-o', `${folder}-back`, reference], folder)
+      await run('oras', ['pull', '--no-tty', '--plain-http=false', '-o', `${folder}-back`, reference], folder)
       equal(sha256(readFileSync(join(`${folder}-back`, 'file.bin'))), sha256(content), reference)
       done.pulls++
     },

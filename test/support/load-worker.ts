@@ -5,7 +5,7 @@ import { Agent as HttpAgent, request as httpRequest, type IncomingHttpHeaders } 
 import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
 import type { LoadOptions } from './load.ts'
 
-const { address, password, ca: caFile } = JSON.parse(process.env.MCR_LOAD as string) as LoadOptions
+const { address, password, name = 'load', ca: caFile } = JSON.parse(process.env.MCR_LOAD as string) as LoadOptions
 const [host, port] = address.split(':') as [string, string]
 const authorization = `Basic ${btoa(`admin:${password}`)}`
 const ca = caFile === undefined ? undefined : readFileSync(caFile)
@@ -112,9 +112,9 @@ process.once('disconnect', () => process.exit(1))
 const kept = () => new Agent({ keepAlive: true, maxSockets: 1 })
 const lanes = [0, 1].map((index) => {
   const agent = kept()
-  return lane(() => pushAndPull(agent, `load/kept-${index}`))
+  return lane(() => pushAndPull(agent, `${name}/kept-${index}`))
 })
-lanes.push(lane(() => pushAndPull(new Agent(), 'load/new')))
+lanes.push(lane(() => pushAndPull(new Agent(), `${name}/new`)))
 const pinging = kept()
 lanes.push(
   lane(async () => {

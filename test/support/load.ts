@@ -16,6 +16,8 @@ export interface LoadOptions {
   /** `host:port` of the registry. */
   address: string
   password: string
+  /** First part of its repositories, of its own where there are several. */
+  name?: string
   /** The authority to trust, in PEM; plain HTTP without one. */
   ca?: string
 }
