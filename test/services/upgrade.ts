@@ -43,10 +43,12 @@ try {
   write('/usr/local/bin/mcr', `#!/bin/sh\nexec ${programCommand('/opt/mcr-current')} "$@"\n`, 0o755)
   await place('old')
   await run('systemctl', 'enable', '--now', 'mcr.socket')
+  // Nobody connects before the first start is over: a client gives a TLS handshake ten seconds.
+  await run('systemctl', 'start', 'mcr.service')
+  await untilServes('old')
   const load = await startLoad(machine, { address: host, password, ca: cert })
   const clients = startClients(machine, { host, password, ca: cert, scratch })
   await load.more(20)
-  await untilServes('old')
   const known = await migrations()
   const upload = await beginUpload()
   console.log(`the version before (${values.from}) serves, its newest migration is ${known.at(-1)}`)
