@@ -14,6 +14,7 @@ import type { MetricName } from './observe/metrics.ts'
 import type { Action } from './policy/actions.ts'
 import type { Decision } from './policy/evaluate.ts'
 import type { Rule } from './policy/rule.ts'
+import type { OutgoingFetch } from './remote/registry.ts'
 
 /**
  * One request as the machine saw it, and what became of it. The runtime makes it, the pipeline fills in the second half, and the runtime
@@ -99,6 +100,8 @@ export interface Ports {
   retention: Retention
   /** The blob store for operations that look at files; absent where this process has none. */
   files: BlobStore | undefined
+  /** To addresses that an operator named: no redirects, no proxy. */
+  outgoing: OutgoingFetch
   /** The issuer that people log in through, where one is configured. */
   browserLogins: BrowserLogins | undefined
   /** Why this process cannot serve now, or undefined. Errors: those of the database. */

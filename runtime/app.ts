@@ -33,6 +33,7 @@ import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
 import { migrate, missingMigration } from './migrate.ts'
+import { createOutgoingFetch } from './outgoing.ts'
 import { createPasswords } from './passwords.ts'
 import { openFor, openingOf, unopened, untilMade } from './ports.ts'
 import { createRemember } from './remember.ts'
@@ -228,6 +229,7 @@ export async function createApp(
     collector: undefined,
     retention: retentionOf(config.storage.retention),
     files: blobs,
+    outgoing: createOutgoingFetch(),
     space,
     browserLogins: identities.browserLogins,
     ready: async () => {

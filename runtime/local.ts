@@ -15,6 +15,7 @@ import type { Config } from './config.ts'
 import { openDatabase } from './database.ts'
 import { createIdentities } from './identities.ts'
 import { missingMigration } from './migrate.ts'
+import { createOutgoingFetch } from './outgoing.ts'
 import { createPasswords } from './passwords.ts'
 import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
@@ -112,6 +113,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
       collector: blobs && { blobs },
       retention: retentionOf(config.storage.retention),
       files: blobs,
+      outgoing: createOutgoingFetch(),
     },
     caller: { principal: { id: 0, subject, name: subject, kind: 'system', roles: ['admin'], version: 0 } },
     exchange: { id: newId(), address: 'local', origin: '', proceed: nothing },

@@ -24,6 +24,7 @@ export type AdminContext = Base &
     | 'collector'
     | 'retention'
     | 'files'
+    | 'outgoing'
   >
 
 /** What an operation knows of who calls it. */

@@ -1,11 +1,15 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
+import { parseDigest } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
+import { openRemoteRegistry } from '../remote/registry.ts'
 import { kinds } from '../verify/finding.ts'
+import { repairBlobs } from '../verify/repair.ts'
 import { type Verified, verifyStorage } from '../verify/verify.ts'
 import { StorageService, type VerifiedSchema } from './gen/mcr/v1/storage_pb.ts'
+import { repositoryOf } from './input.ts'
 import { type AdminContext, type Operation, streaming } from './operation.ts'
 
-const { verifyStorage: verify } = StorageService.method
+const { verifyStorage: verify, repairStorage } = StorageService.method
 
 /** Whether what is stored is whole, and getting back what is not. */
 export const storageOperations: readonly Operation[] = [
@@ -19,6 +23,23 @@ export const storageOperations: readonly Operation[] = [
       const stop = signal ?? new AbortController().signal
       for await (const verified of verifyStorage({ ...ctx, blobs: blobsOf(ctx) }, { deep }, stop))
         yield { verified: toMessage(verified) }
+    },
+  }),
+  streaming(repairStorage, {
+    summary: 'bring what is damaged here from another registry; its bytes must hash to their digests',
+    action: 'system:manage',
+    rest: { method: 'POST', path: '/v1/storage/repair' },
+    files: true,
+    cli: { words: 'repair', hidden: true },
+    async *stream({ from, username, password, realmHosts, sourceRepository, digests }, call, ctx) {
+      const remote = openRemoteRegistry({ address: from, username, password, realmHosts, fetch: ctx.outgoing })
+      const options = {
+        digests: digests.map(parseDigest),
+        sourceRepository: sourceRepository === '' ? undefined : repositoryOf(sourceRepository),
+        actor: call,
+      }
+      const stop = call.signal ?? new AbortController().signal
+      for await (const repaired of repairBlobs({ ...ctx, blobs: blobsOf(ctx) }, remote, options, stop)) yield { repaired }
     },
   }),
 ]

@@ -135,3 +135,20 @@ export async function repositoriesOf(sql: Sql, digest: Digest): Promise<string[]
   )
   return rows.map((row) => row.name)
 }
+
+/** Blobs that are marked as damaged, after one of them. */
+export async function damagedBlobs(sql: Sql, after: string): Promise<BlobRow[]> {
+  return await sql.all<BlobRow>(
+    `SELECT digest, inc, size, state FROM blobs WHERE state = 1 AND digest > ? ORDER BY digest LIMIT ${page}`,
+    [after],
+  )
+}
+
+/** Repositories that show a digest to their readers; at most 64, by name. */
+export async function visibleRepositories(sql: Sql, digest: Digest): Promise<{ id: number; name: string }[]> {
+  return await sql.all(
+    `SELECT r.id, r.name FROM repo_blobs l JOIN repositories r ON r.id = l.repo_id
+     WHERE l.digest = ? AND l.hidden_epoch IS NULL AND r.deleted_epoch IS NULL ORDER BY r.name LIMIT 64`,
+    [digest],
+  )
+}

@@ -16,6 +16,7 @@ import { loginCommands } from './login.ts'
 import { addOperation, type OpenSession } from './operations.ts'
 import { addPolicyFiles } from './policy.ts'
 import { probeCommand } from './probe.ts'
+import { repairCommand } from './repair.ts'
 import { routesCommand } from './routes.ts'
 import { readSavedLogin } from './saved-login.ts'
 import { withSelfSigned } from './self-signed.ts'
@@ -116,6 +117,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 not logged in or
   addPolicyFiles(group('policy'), open)
   group('audit').addCommand(exportCommand(open))
   program.addCommand(verifyCommand(open))
+  program.addCommand(repairCommand(open))
   const json = () => program.opts<{ json?: true }>().json === true
   for (const command of snapshotCommands({ assets: deps.assets, load, json }))
     program.addCommand(command, { hidden: command.name() === copyCommand })

@@ -333,6 +333,7 @@ export const asked: Readonly<Record<string, Asked>> = {
   ResumeGarbageCollection: { kind: 'manage', prepare: resumed },
   ListGarbageFindings: { kind: 'manage', params: { id: 'matrix' }, prepare: dryRun },
   VerifyStorage: { kind: 'manage' },
+  RepairStorage: { kind: 'manage', body: { from: 'registry.invalid' } },
   ListRules: { kind: 'manage' },
   GetRule: { kind: 'manage', params: { id: '-1' } },
   CreateRule: { kind: 'manage', status: 201, body: rule },

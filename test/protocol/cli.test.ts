@@ -140,6 +140,8 @@ for (const face of Object.keys(faces)) {
 
     exercise(face, 'verify')
     assert.match(ok(face, ['verify', '--deep']), /^all is there: \d+ manifests/m)
+    exercise(face, 'repair')
+    assert.match(ok(face, ['repair', '--from', 'registry.invalid']), /^0 healed, 0 still damaged/m)
 
     run('account create', `p-${face}`, '--password', 'long enough', '--roles', 'user')
     assert.equal((run('account show', `p-${face}`).account as { name: string }).name, `p-${face}`)

@@ -104,5 +104,13 @@ export const comments: Readonly<Record<string, string>> = {
   "Finding.subject": "the file, tag, part or target it is about",
   "Finding.hint": "what to do",
   "VerifyProgress.phase": "manifests, blobs, uploads or files",
-  "VerifyResult.ok": "no damage was found"
+  "VerifyResult.ok": "no damage was found",
+  "RepairStorageRequest.from": "host or host:port of a registry that has what is damaged here; http:// on loopback only",
+  "RepairStorageRequest.username": "who logs in there; empty: nobody",
+  "RepairStorageRequest.password": "password or token there",
+  "RepairStorageRequest.realm_hosts": "hosts of its token service, where that is not the registry itself",
+  "RepairStorageRequest.source_repository": "repository to look in there; empty: the names that it has here",
+  "RepairStorageRequest.digests": "only these; empty: all that is marked as damaged",
+  "RepairedBlob.repository": "where it was stored",
+  "RepairedBlob.outcome": "healed, absent there, failed, or unused here"
 }

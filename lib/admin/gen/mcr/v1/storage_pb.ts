@@ -10,7 +10,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mcr/v1/storage.proto.
  */
 export const file_mcr_v1_storage: GenFile = /*@__PURE__*/
-  fileDesc("ChRtY3IvdjEvc3RvcmFnZS5wcm90bxIGbWNyLnYxIiQKFFZlcmlmeVN0b3JhZ2VSZXF1ZXN0EgwKBGRlZXAYASABKAgiOwoVVmVyaWZ5U3RvcmFnZVJlc3BvbnNlEiIKCHZlcmlmaWVkGAEgASgLMhAubWNyLnYxLlZlcmlmaWVkIooBCghWZXJpZmllZBIMCgRraW5kGAEgASgJEiAKB2ZpbmRpbmcYAiABKAsyDy5tY3IudjEuRmluZGluZxIoCghwcm9ncmVzcxgDIAEoCzIWLm1jci52MS5WZXJpZnlQcm9ncmVzcxIkCgZyZXN1bHQYBCABKAsyFC5tY3IudjEuVmVyaWZ5UmVzdWx0InwKB0ZpbmRpbmcSEAoIc2V2ZXJpdHkYASABKAkSDAoEd2hhdBgCIAEoCRIOCgZkaWdlc3QYAyABKAkSFAoMcmVwb3NpdG9yaWVzGAQgAygJEg8KB3N1YmplY3QYBSABKAkSDAoEc2F5cxgGIAEoCRIMCgRoaW50GAcgASgJImAKDlZlcmlmeVByb2dyZXNzEg0KBXBoYXNlGAEgASgJEgwKBGRvbmUYAiABKAMSDQoFdG90YWwYAyABKAMSDQoFYnl0ZXMYBCABKAMSEwoLdG90YWxfYnl0ZXMYBSABKAMiuQEKDFZlcmlmeVJlc3VsdBIKCgJvaxgBIAEoCBIRCgltYW5pZmVzdHMYAiABKAMSDAoEdGFncxgDIAEoAxINCgVsaW5rcxgEIAEoAxINCgVibG9icxgFIAEoAxINCgVieXRlcxgGIAEoAxINCgVmaWxlcxgHIAEoAxIPCgdkYW1hZ2VkGAggASgDEg8KB29ycGhhbnMYCSABKAMSDgoGYWJzZW50GAogASgDEg4KBmhlYWxlZBgLIAEoAzJgCg5TdG9yYWdlU2VydmljZRJOCg1WZXJpZnlTdG9yYWdlEhwubWNyLnYxLlZlcmlmeVN0b3JhZ2VSZXF1ZXN0Gh0ubWNyLnYxLlZlcmlmeVN0b3JhZ2VSZXNwb25zZTABYgZwcm90bzM");
+  fileDesc("ChRtY3IvdjEvc3RvcmFnZS5wcm90bxIGbWNyLnYxIiQKFFZlcmlmeVN0b3JhZ2VSZXF1ZXN0EgwKBGRlZXAYASABKAgiOwoVVmVyaWZ5U3RvcmFnZVJlc3BvbnNlEiIKCHZlcmlmaWVkGAEgASgLMhAubWNyLnYxLlZlcmlmaWVkIooBCghWZXJpZmllZBIMCgRraW5kGAEgASgJEiAKB2ZpbmRpbmcYAiABKAsyDy5tY3IudjEuRmluZGluZxIoCghwcm9ncmVzcxgDIAEoCzIWLm1jci52MS5WZXJpZnlQcm9ncmVzcxIkCgZyZXN1bHQYBCABKAsyFC5tY3IudjEuVmVyaWZ5UmVzdWx0InwKB0ZpbmRpbmcSEAoIc2V2ZXJpdHkYASABKAkSDAoEd2hhdBgCIAEoCRIOCgZkaWdlc3QYAyABKAkSFAoMcmVwb3NpdG9yaWVzGAQgAygJEg8KB3N1YmplY3QYBSABKAkSDAoEc2F5cxgGIAEoCRIMCgRoaW50GAcgASgJImAKDlZlcmlmeVByb2dyZXNzEg0KBXBoYXNlGAEgASgJEgwKBGRvbmUYAiABKAMSDQoFdG90YWwYAyABKAMSDQoFYnl0ZXMYBCABKAMSEwoLdG90YWxfYnl0ZXMYBSABKAMiuQEKDFZlcmlmeVJlc3VsdBIKCgJvaxgBIAEoCBIRCgltYW5pZmVzdHMYAiABKAMSDAoEdGFncxgDIAEoAxINCgVsaW5rcxgEIAEoAxINCgVibG9icxgFIAEoAxINCgVieXRlcxgGIAEoAxINCgVmaWxlcxgHIAEoAxIPCgdkYW1hZ2VkGAggASgDEg8KB29ycGhhbnMYCSABKAMSDgoGYWJzZW50GAogASgDEg4KBmhlYWxlZBgLIAEoAyKJAQoUUmVwYWlyU3RvcmFnZVJlcXVlc3QSDAoEZnJvbRgBIAEoCRIQCgh1c2VybmFtZRgCIAEoCRIQCghwYXNzd29yZBgDIAEoCRITCgtyZWFsbV9ob3N0cxgEIAMoCRIZChFzb3VyY2VfcmVwb3NpdG9yeRgFIAEoCRIPCgdkaWdlc3RzGAYgAygJIj8KFVJlcGFpclN0b3JhZ2VSZXNwb25zZRImCghyZXBhaXJlZBgBIAEoCzIULm1jci52MS5SZXBhaXJlZEJsb2IiUwoMUmVwYWlyZWRCbG9iEg4KBmRpZ2VzdBgBIAEoCRISCgpyZXBvc2l0b3J5GAIgASgJEg8KB291dGNvbWUYAyABKAkSDgoGZGV0YWlsGAQgASgJMrABCg5TdG9yYWdlU2VydmljZRJOCg1WZXJpZnlTdG9yYWdlEhwubWNyLnYxLlZlcmlmeVN0b3JhZ2VSZXF1ZXN0Gh0ubWNyLnYxLlZlcmlmeVN0b3JhZ2VSZXNwb25zZTABEk4KDVJlcGFpclN0b3JhZ2USHC5tY3IudjEuUmVwYWlyU3RvcmFnZVJlcXVlc3QaHS5tY3IudjEuUmVwYWlyU3RvcmFnZVJlc3BvbnNlMAFiBnByb3RvMw");
 
 /**
  * @generated from message mcr.v1.VerifyStorageRequest
@@ -246,6 +246,113 @@ export const VerifyResultSchema: GenMessage<VerifyResult> = /*@__PURE__*/
   messageDesc(file_mcr_v1_storage, 5);
 
 /**
+ * @generated from message mcr.v1.RepairStorageRequest
+ */
+export type RepairStorageRequest = Message<"mcr.v1.RepairStorageRequest"> & {
+  /**
+   * host or host:port of a registry that has what is damaged here; http:// on loopback only
+   *
+   * @generated from field: string from = 1;
+   */
+  from: string;
+
+  /**
+   * who logs in there; empty: nobody
+   *
+   * @generated from field: string username = 2;
+   */
+  username: string;
+
+  /**
+   * password or token there
+   *
+   * @generated from field: string password = 3;
+   */
+  password: string;
+
+  /**
+   * hosts of its token service, where that is not the registry itself
+   *
+   * @generated from field: repeated string realm_hosts = 4;
+   */
+  realmHosts: string[];
+
+  /**
+   * repository to look in there; empty: the names that it has here
+   *
+   * @generated from field: string source_repository = 5;
+   */
+  sourceRepository: string;
+
+  /**
+   * only these; empty: all that is marked as damaged
+   *
+   * @generated from field: repeated string digests = 6;
+   */
+  digests: string[];
+};
+
+/**
+ * Describes the message mcr.v1.RepairStorageRequest.
+ * Use `create(RepairStorageRequestSchema)` to create a new message.
+ */
+export const RepairStorageRequestSchema: GenMessage<RepairStorageRequest> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_storage, 6);
+
+/**
+ * @generated from message mcr.v1.RepairStorageResponse
+ */
+export type RepairStorageResponse = Message<"mcr.v1.RepairStorageResponse"> & {
+  /**
+   * @generated from field: mcr.v1.RepairedBlob repaired = 1;
+   */
+  repaired?: RepairedBlob | undefined;
+};
+
+/**
+ * Describes the message mcr.v1.RepairStorageResponse.
+ * Use `create(RepairStorageResponseSchema)` to create a new message.
+ */
+export const RepairStorageResponseSchema: GenMessage<RepairStorageResponse> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_storage, 7);
+
+/**
+ * @generated from message mcr.v1.RepairedBlob
+ */
+export type RepairedBlob = Message<"mcr.v1.RepairedBlob"> & {
+  /**
+   * @generated from field: string digest = 1;
+   */
+  digest: string;
+
+  /**
+   * where it was stored
+   *
+   * @generated from field: string repository = 2;
+   */
+  repository: string;
+
+  /**
+   * healed, absent there, failed, or unused here
+   *
+   * @generated from field: string outcome = 3;
+   */
+  outcome: string;
+
+  /**
+   * @generated from field: string detail = 4;
+   */
+  detail: string;
+};
+
+/**
+ * Describes the message mcr.v1.RepairedBlob.
+ * Use `create(RepairedBlobSchema)` to create a new message.
+ */
+export const RepairedBlobSchema: GenMessage<RepairedBlob> = /*@__PURE__*/
+  messageDesc(file_mcr_v1_storage, 8);
+
+/**
  * Whether everything that was acknowledged is there, and getting back what is not.
  *
  * @generated from service mcr.v1.StorageService
@@ -258,6 +365,14 @@ export const StorageService: GenService<{
     methodKind: "server_streaming";
     input: typeof VerifyStorageRequestSchema;
     output: typeof VerifyStorageResponseSchema;
+  },
+  /**
+   * @generated from rpc mcr.v1.StorageService.RepairStorage
+   */
+  repairStorage: {
+    methodKind: "server_streaming";
+    input: typeof RepairStorageRequestSchema;
+    output: typeof RepairStorageResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_mcr_v1_storage, 0);
