@@ -6,6 +6,7 @@ const twice = 'a PUT that comes twice, of one segment'
 const joined = 'joined segments beside all upkeep'
 const deletes = 'mount, delete and undelete'
 const saved = 'a backup beside collection'
+const putBack = 'an older database is put back'
 const damage = 'a stored file is lost and pushed again'
 
 /** Every rule of the protocol taken away, and the scenario that must then find something wrong. */
@@ -39,4 +40,6 @@ export const broken: readonly (readonly [defects: readonly Defect[], scenario: s
   [['the reaper ignores pins'], saved],
   [['the reaper asks for pins in a statement of its own'], saved],
   [['a backup pins after it copied the database'], saved],
+  [['files go before the number of their removal is noted'], putBack],
+  [['a database is started without comparing the numbers'], putBack],
 ]

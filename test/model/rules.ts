@@ -31,5 +31,7 @@ export type Defect =
   | 'the reaper ignores pins'
   | 'the reaper asks for pins in a statement of its own'
   | 'a backup pins after it copied the database'
+  | 'files go before the number of their removal is noted'
+  | 'a database is started without comparing the numbers'
 
 export type Rules = ReadonlySet<Defect>

@@ -2,7 +2,7 @@ import { isWhole, unlinkFinal } from './disk.ts'
 import { deleter, finisher, marker, nameOf, type Push, push } from './requests.ts'
 import type { Rules } from './rules.ts'
 import type { Model } from './search.ts'
-import { type Actor, after, afterPowerCut, createKeys, emptyWorld, type World } from './state.ts'
+import { type Actor, after, afterPowerCut, createKeys, emptyWorld, stopped, type World } from './state.ts'
 import { backup, collector, expiry, reaper, sweeper } from './upkeep.ts'
 
 /** A small world in which part of the protocol can go wrong. `slice`: small enough to be searched whole in a few seconds. */
@@ -15,6 +15,8 @@ export interface Scenario {
   powerCuts: number
   /** the disk itself may lose the file of the stored copy, once */
   losesFiles?: true
+  /** somebody copies the database, once, and puts it back later */
+  putsBack?: true
   actors(who: ReturnType<typeof cast>): Actor[]
 }
 
@@ -47,6 +49,7 @@ function cast(rules: Rules, sessionOf: readonly number[], bodiesOf: readonly (re
     reader: loop('reader', marker(rules)),
     collector: loop('collector', collector(rules)),
     reaper: loop('reaper', reaper(bodiesOf, rules)),
+    reaperOnce: named('reaper', reaper(bodiesOf, rules, { counts: true })),
     expiry: loop('expiry', expiry(bodiesOf, rules)),
     sweeper: loop('sweeper', sweeper(sessionOf, bodiesOf, rules)),
     backup: named('backup', backup(rules)),
@@ -125,6 +128,16 @@ export const scenarios: readonly Scenario[] = [
     bodies: [1],
     powerCuts: 1,
     actors: (who) => [who.push(monolithic(1, 0, 1)), who.deletes, who.backup, who.collector, who.reaper, who.sweeper],
+  },
+  {
+    name: 'an older database is put back',
+    slice: true,
+    sessions: 1,
+    bodies: [1],
+    powerCuts: 0,
+    putsBack: true,
+    // Counted removals never end while one loop may die and begin again: one collection is enough to go wrong.
+    actors: (who) => [who.push(monolithic(1, 0, 1)), who.collector, who.reaperOnce],
   },
   {
     name: 'a stored file is lost and pushed again',
@@ -212,6 +225,13 @@ export function modelOf(scenario: Scenario, rules: Rules): Model<World> {
       const { blob } = world.db
       if (scenario.losesFiles && world.damaged === 0 && blob !== 0)
         reached.push(['THE DISK LOSES THE FILE', { ...world, damaged: blob, disk: unlinkFinal(world.disk, nameOf(rules, blob)) }])
+      if (scenario.putsBack && !world.copy) reached.push(['THE DATABASE IS COPIED', { ...world, copy: world.db }])
+      if (scenario.putsBack && world.copy && world.copy !== world.db) {
+        const isOlder =
+          world.disk.noted > world.copy.removals && !rules.has('a database is started without comparing the numbers')
+        const back = { ...world, db: world.copy, lazy: [], actors: stopped(world, actors), acknowledged: [false, false] }
+        if (!isOlder) reached.push(['THE COPY IS PUT BACK', back])
+      }
       return reached
     },
     wrong: (world) => broken(world, scenario, rules) ?? leak(world),

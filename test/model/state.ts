@@ -25,6 +25,8 @@ export interface Db {
   trash: readonly ('no' | 'without digest' | 'with digest')[]
   /** a backup holds every file that is there */
   pinned: boolean
+  /** how many removals of files were counted */
+  removals: number
 }
 
 /** A directory entry as processes see it, and as it will be after a power cut if nobody syncs the directory. */
@@ -38,6 +40,8 @@ export interface Disk {
   uploads: readonly Entry<boolean>[]
   finals: readonly Entry<number>[]
   bodies: readonly ('none' | 'dirty' | 'synced' | 'torn')[]
+  /** the number of the last removal, noted beside the blobs and synced */
+  noted: number
 }
 
 /** Where an actor stands, and the one thing that it remembers. */
@@ -57,6 +61,8 @@ export interface World {
   /** per repository: how often its manifest was deleted */
   deletes: readonly number[]
   powerCuts: number
+  /** the database as somebody copied it, to be put back */
+  copy: Db | undefined
   /** the incarnation whose file the disk itself has lost; 0: none */
   damaged: number
 }
@@ -102,17 +108,20 @@ export function emptyWorld(sessions: number, bodies: number, actors: number): Wo
       uploads: fill(sessions + 1, none),
       trash: fill(sessions + 1, 'no' as const),
       pinned: false,
+      removals: 0,
     },
     lazy: [],
     disk: {
       uploads: fill(bodies + 1, entry(false, false)),
       finals: fill(sessions + 1, entry(0, 0)),
       bodies: fill(bodies + 1, 'none' as const),
+      noted: 0,
     },
     actors: fill(actors, { at: 'start', seen: 0 }),
     acknowledged: [false, false],
     deletes: [0, 0],
     powerCuts: 0,
+    copy: undefined,
     damaged: 0,
   }
 }
@@ -132,6 +141,12 @@ export function after(world: World, actor: number, move: Move): World {
   }
 }
 
+/** Every process has ended. Who had not begun may come later: a client that tries again. */
+export const stopped = (world: World, actors: readonly Actor[]): readonly Local[] =>
+  world.actors.map((local, index) =>
+    actors[index]?.loops || local.at === 'start' ? { at: 'start', seen: 0 } : { at: 'end', seen: 0 },
+  )
+
 /** Every way in which a power cut can leave the disk and, after lazy commits, the database. */
 export function* afterPowerCut(world: World, actors: readonly Actor[]): Generator<World> {
   const { disk } = world
@@ -143,14 +158,12 @@ export function* afterPowerCut(world: World, actors: readonly Actor[]): Generato
     if (now !== durable) open.push((chosen) => ({ ...chosen, finals: put(chosen.finals, at, entry(durable, durable)) }))
   })
   const settled: Disk = {
+    ...disk,
     uploads: disk.uploads.map(({ now }) => entry(now, now)),
     finals: disk.finals.map(({ now }) => entry(now, now)),
     bodies: disk.bodies.map((body) => (body === 'dirty' ? 'torn' : body)),
   }
-  // Who had not begun may come after the cut: a client that tries again.
-  const stopped = world.actors.map((local, index) =>
-    actors[index]?.loops || local.at === 'start' ? { at: 'start', seen: 0 } : { at: 'end', seen: 0 },
-  )
+  const actorsAfter = stopped(world, actors)
   for (const db of [world.db, ...world.lazy])
     for (let choice = 0; choice < 1 << open.length; choice++)
       yield {
@@ -158,7 +171,7 @@ export function* afterPowerCut(world: World, actors: readonly Actor[]): Generato
         db,
         lazy: [],
         disk: open.reduce((chosen, undo, bit) => (choice & (1 << bit) ? undo(chosen) : chosen), settled),
-        actors: stopped,
+        actors: actorsAfter,
         powerCuts: world.powerCuts + 1,
       }
 }
@@ -178,10 +191,11 @@ export function createKeys(): { part(part: object): number; key(world: World): s
   }
   return {
     part,
-    key({ db, lazy, disk, actors, acknowledged, deletes, powerCuts, damaged }) {
+    key({ db, lazy, disk, actors, acknowledged, deletes, powerCuts, copy, damaged }) {
       let text = `${part(db)} ${part(disk)} ${part(acknowledged)} ${part(deletes)} ${powerCuts}${damaged}`
       for (const actor of actors) text += ` ${part(actor)}`
       for (const old of lazy) text += `,${part(old)}`
+      if (copy) text += `c${part(copy)}`
       return text
     },
   }

@@ -67,11 +67,19 @@ export function collector(rules: Rules): Program {
 
 const readTrash = (db: Db): Move[] =>
   db.trash.flatMap((state, at) =>
-    state === 'no' ? [] : [{ label: `T8 reads trash ${at}`, to: 'final', seen: state === 'with digest' ? at + 100 : at }],
+    state === 'no' ? [] : [{ label: `T8 reads trash ${at}`, to: 'count', seen: state === 'with digest' ? at + 100 : at }],
   )
 
-/** T8: reads the trash, removes the final name and what is left under uploads/, forgets the row. Trash and pins are read in one statement. */
-export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): Program {
+/**
+ * T8: reads the trash, removes the final name and what is left under uploads/, forgets the row. Trash and pins are read in one statement.
+ * `counts`: with the number of each removal, which grows for ever where a loop dies and begins again; it matters only to a database that is
+ * put back.
+ */
+export function reaper(
+  bodiesOf: readonly (readonly number[])[],
+  rules: Rules,
+  { counts }: { counts: boolean } = { counts: false },
+): Program {
   return (world, me) => {
     const { db, disk } = world
     const named = me.seen > 100
@@ -83,6 +91,12 @@ export function reaper(bodiesOf: readonly (readonly number[])[], rules: Rules): 
         return db.pinned && !rules.has('the reaper ignores pins') ? [] : readTrash(db)
       case 'trash':
         return readTrash(db)
+      case 'count':
+        if (!counts || rules.has('files go before the number of their removal is noted'))
+          return [{ label: 'no number', to: 'final', seen: me.seen }]
+        return [{ label: 'T8 counts', to: 'note', seen: me.seen, db: { removals: db.removals + 1 } }]
+      case 'note':
+        return [{ label: `notes removal ${db.removals}`, to: 'final', seen: me.seen, disk: { ...disk, noted: db.removals } }]
       case 'final':
         return [
           {

@@ -102,7 +102,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a group member's SQLITE_FULL is taken for its own",
-    layers: [contract('metadata', 'a full database')],
+    layers: [sql('fills the disk')],
     slice: true,
     changes: [
       [
