@@ -1,7 +1,7 @@
 import type { Corner } from './actors.ts'
 import { sha256, type World } from './world.ts'
 
-/** What must hold over all rows and files whenever nobody is in the middle of anything (docs/proof.md). Shape: what does not. */
+/** What must hold over all rows and files at every moment (docs/proof.md). Shape: what does not. */
 export async function brokenInvariants(world: World): Promise<string[]> {
   const sql = world.ctx.metadata.read
   const wrong: string[] = []

@@ -81,6 +81,8 @@ for (const [index, { act, seed, at, call, intruder }] of cases.entries()) {
   }
   const victim = acts[act](world, gated(world.ctx, gate), own).catch(trouble('paused'))
   await Promise.race([gate.reached, victim])
+  // Also now, in the middle of it: a process may die here.
+  wrong.push(...(await brokenInvariants(world)))
   await acts[intruder](world, gated(world.ctx, createGate(), clockAheadMs), own).catch(trouble('intruder'))
   gate.release()
   await victim
