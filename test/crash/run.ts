@@ -23,7 +23,7 @@ await runTest('crash', { kills: 1000, clients: 6, pushes: 0 }, async (run) => {
   const history = createHistory()
   const clients = startClients({ seed: run.seed, count, client: fleet.client, history, finding: run.finding })
   const collecting = startCollecting(fleet, random, run.finding)
-  run.onEnd(() => collecting.end())
+  run.onEnd(collecting.kill)
   const hashed = new Set<string>()
   const done = { kills: 0, pauses: 0, checks: 0, images: 0, blobs: 0, leaked: 0 }
   let journal = { entries: 0, collections: 0, collectedBlobs: 0, collectedBytes: 0 }

@@ -2,6 +2,7 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Disk, makeDisk } from '../power/disk.ts'
+import { withOwnMounts } from '../power/namespace.ts'
 import { checkAnswers } from '../workload/check-answers.ts'
 import { checkJournal } from '../workload/check-journal.ts'
 import { checkStorage } from '../workload/check-storage.ts'
@@ -14,6 +15,7 @@ import { checkOrder } from './order.ts'
 import { Died, type Kit, type Scenario, scenarios } from './scenarios.ts'
 import { attach, changes } from './strace.ts'
 
+await withOwnMounts()
 await runTest('crashpoints', { every: 1, from: 1, kinds: 'kill,power', only: '' }, async (run) => {
   const summaries: string[] = []
   for (const kind of run.words.kinds?.split(',') ?? []) {
@@ -39,7 +41,7 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
   const member = fleet.members[0] as Member
   const history = createHistory()
   const collecting = startCollecting(fleet, createRandom(run.seed), run.finding)
-  run.onEnd(() => collecting.end())
+  run.onEnd(collecting.kill)
   const order = await checkOrder(fleet, folder, run.finding)
   const points = new Map<string, number>()
   let made = 0
@@ -47,6 +49,7 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
   /** Shape: whether the process was killed at that call, or the scenario ended before. */
   async function killAt(scenario: Scenario, call: string, nth: number): Promise<boolean> {
     const kit: Kit = { id: `${kind}-${made++}`, client: fleet.probe, history, blobs: new Map() }
+    await collecting.idle()
     await scenario.before?.(kit)
     const inject = `inject=${call}:signal=SIGKILL:when=${nth}`
     fleet.expectKill(member)

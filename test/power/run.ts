@@ -12,6 +12,7 @@ import { createHistory } from '../workload/history.ts'
 import { createRandom } from '../workload/random.ts'
 import { type Run, runTest } from '../workload/run.ts'
 import { type FileSystem, makeDisk } from './disk.ts'
+import { withOwnMounts } from './namespace.ts'
 
 /** Where blobs and database lie. With both on one disk the database's syncs carry the blobs' names along; on two they do not. */
 const layouts: Record<string, { blobs: FileSystem; database?: FileSystem }> = {
@@ -24,6 +25,7 @@ const layouts: Record<string, { blobs: FileSystem; database?: FileSystem }> = {
 const quietMs = 120
 const collectEach = 10
 
+await withOwnMounts()
 await runTest('power', { cuts: 200, clients: 4, on: 'ext4,xfs,split' }, async (run) => {
   const summaries: string[] = []
   for (const name of run.words.on?.split(',') ?? []) {
@@ -55,7 +57,7 @@ async function cutOn(run: Run, name: string, layout: { blobs: FileSystem; databa
   const history = createHistory()
   const clients = startClients({ seed: run.seed, count, client: fleet.client, history, finding: run.finding })
   const collecting = startCollecting(fleet, random, run.finding)
-  run.onEnd(() => collecting.end())
+  run.onEnd(collecting.kill)
   const done = { cuts: 0, quiet: 0, leaked: 0 }
 
   async function cut(when: 'busy' | 'quiet') {

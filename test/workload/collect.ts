@@ -11,6 +11,8 @@ export interface Collecting {
   hold(): Promise<void>
   /** SIGKILL of the command that collects just now. Shape: whether there was one. */
   kill(): boolean
+  /** Waits until no collection is under way or asked for, also one that a killed process left to be taken over. */
+  idle(): Promise<void>
   /** The same, and waits until it has left. */
   killAll(): Promise<void>
   /** One whole collection, and then files that no row names. The registry must be quiet. */
@@ -94,6 +96,14 @@ export function startCollecting(fleet: Fleet, random: Random, finding: Finding):
       if (!command) return false
       command.killed = true
       return command.child.kill('SIGKILL')
+    },
+    async idle() {
+      for (;;) {
+        const { status, body } = await fleet.probe('GET', '/v1/gc/status')
+        if (status === 200 && !(JSON.parse(body.toString()) as { running: boolean }).running) return
+        fleet.passTime()
+        await sleep(50)
+      }
     },
     async killAll() {
       if (collecting.kill()) await byCommandDone

@@ -15,7 +15,7 @@ export interface Run {
   finding: Finding
   findings: readonly string[]
   /** What to do at the end, also after an error or Ctrl-C; last registered first. */
-  onEnd(work: () => void | Promise<void>): void
+  onEnd(work: () => unknown): void
   /** One line that is written over by the next where there is a terminal, else now and then. */
   progress(line: string): void
   /** Whether Ctrl-C was pressed: then end soon. */
@@ -51,7 +51,7 @@ export async function runTest(
   console.log(`${name}: ${said.join(' ')} --seed ${seed}`)
 
   const findings: string[] = []
-  const ends: (() => void | Promise<void>)[] = []
+  const ends: (() => unknown)[] = []
   const started = Date.now()
   let told = 0
   let interrupted = false
@@ -94,7 +94,12 @@ export async function runTest(
   const failed = findings.length > 0
   if (failed) writeFileSync(join(folder, 'findings.txt'), `${findings.join('\n')}\n`)
   if (failed && result?.history) writeHistory(folder, result.history)
-  for (const work of ends) await work()
+  for (const work of ends)
+    try {
+      await work()
+    } catch (error) {
+      console.error(`${name}: cleaning up: ${error}`)
+    }
   if (process.stdout.isTTY) process.stdout.write('\r\x1b[K')
   console.log(`${name}: ${result?.summary ?? 'did not end'}; seed ${seed}, ${Math.round((Date.now() - started) / 1000)} s`)
   if (failed) console.log(`${name}: FAILED, ${findings.length} findings; kept in ${folder}`)
