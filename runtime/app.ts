@@ -162,6 +162,7 @@ export async function createApp(
       openBlobsFs({
         ...config.storage,
         access: store.access,
+        readers: config.server.accel === 'off' ? undefined : 'group',
         minBytesPerSecond: config.server.minBodyRate,
         rateWindowMs: 60_000,
         admit: space.admit,

@@ -1,5 +1,5 @@
 import { closeSync, constants, fsync, openSync } from 'node:fs'
-import { lstat, mkdir, open, readdir, stat, statfs } from 'node:fs/promises'
+import { chmod, lstat, mkdir, open, readdir, stat, statfs } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
 
@@ -33,6 +33,8 @@ export interface StoreRoot {
   uploadsPath: string
   /** A store that lost its marker is refused instead of begun anew: for a database that already names blobs. */
   expectExisting?: boolean
+  /** `group`: its group may read finished blobs, so that a proxy in it can send them. */
+  readers?: 'group'
 }
 
 /**
@@ -40,7 +42,7 @@ export interface StoreRoot {
  * Shape: the shards (`<layersPath>/<algorithm>/<two hex>`) that are there and durable.
  * Errors: a plain Error that says what to change, for a network file system, two file systems, links, directories open to others.
  */
-export async function prepareRoot({ layersPath, uploadsPath, expectExisting }: StoreRoot): Promise<Set<string>> {
+export async function prepareRoot({ layersPath, uploadsPath, expectExisting, readers }: StoreRoot): Promise<Set<string>> {
   for (const path of [layersPath, uploadsPath]) await prepareDirectory(path)
   const [layers, uploads] = [await stat(layersPath), await stat(uploadsPath)]
   if (layers.dev !== uploads.dev)
@@ -65,6 +67,8 @@ export async function prepareRoot({ layersPath, uploadsPath, expectExisting }: S
     // Whoever made them may have died before this: listed first, synced second.
     await syncDirectory(parent)
   }
+  if (readers === 'group')
+    for (const path of [layersPath, ...algorithms.map((name) => join(layersPath, name)), ...shards]) await chmod(path, 0o750)
   await syncDirectory(layersPath)
   if (!marked) await writeMarker(marker)
   return shards
@@ -82,10 +86,12 @@ export async function missingRoot({ layersPath }: StoreRoot): Promise<string | u
 }
 
 /** Makes a shard and its name durable. Errors: a plain Error where a link stands in its place. */
-export async function ensureShard(path: string): Promise<void> {
+export async function ensureShard(path: string, readers?: 'group'): Promise<void> {
   for (const level of [dirname(path), path]) {
     await mkdir(level, { mode: 0o700 }).catch(ignoring('EEXIST'))
     await refuseLink(level)
+    // Beyond the umask, which is 077.
+    if (readers === 'group') await chmod(level, 0o750)
     await syncDirectory(dirname(level))
   }
 }

@@ -100,7 +100,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
 
   async function useShard(path: string): Promise<void> {
     if (shards.has(path)) return
-    await ensureShard(path)
+    await ensureShard(path, options.readers)
     shards.add(path)
   }
 

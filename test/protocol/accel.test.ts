@@ -151,6 +151,9 @@ test('a large blob is handed over, only to a proxy, and the internal path is nob
     const nobody = await ask({ port: behind[kind].port }, 'GET', path, { authorization: 'Bearer none' })
     assert.equal(nobody.status, 401)
   }
+  // A proxy of the registry's group gets there; nobody else does.
+  assert.equal(statSync(join(root, 'blobs', name, '..')).mode & 0o777, 0o750)
+  assert.equal(statSync(join(root, 'uploads')).mode & 0o777, 0o700)
   // Loopback is no proxy unless it was named one.
   const plain = await ask({ port: directPort }, 'GET', path, { 'x-forwarded-for': '10.0.0.1' })
   assert.equal(plain.headers['x-accel-redirect'], undefined)
