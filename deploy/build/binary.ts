@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import { bundledPackages, contentsOf, hashFile, licencesOf, makeBom } from './contents.ts'
-import { fetchPackage } from './packages.ts'
+import { fetchPackage, readLock } from './packages.ts'
 import { isPlatform, own, type Platform, platforms } from './platforms.ts'
 
 const wanted = process.argv.slice(2)
@@ -22,6 +22,14 @@ const unknown = wanted.filter((name) => !isPlatform(name))
 if (unknown.length > 0) {
   console.error(`no such platform: ${unknown.join(', ')}; there are ${Object.keys(platforms).join(', ')}`)
   process.exit(2)
+}
+const list = (wanted.length > 0 ? wanted : Object.keys(platforms)) as Platform[]
+const { version: node } = readLock()[`node_modules/${platforms[list[0] as Platform].node}`] as { version: string }
+if (node !== process.versions.node) {
+  console.error(
+    `Node ${process.versions.node} cannot build on Node ${node}; run it through npm, which brings that: npm run build:binary`,
+  )
+  process.exit(1)
 }
 const work = 'dist/work'
 mkdirSync(work, { recursive: true })
@@ -33,7 +41,6 @@ const metafile = execFileSync(process.execPath, ['esbuild.config.mjs', '--execut
 const [{ inputs }] = JSON.parse(metafile) as [{ inputs: object }]
 const bundled = bundledPackages(Object.keys(inputs))
 const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
-const list = (wanted.length > 0 ? wanted : Object.keys(platforms)) as Platform[]
 for (const platform of list) {
   const output = `dist/mcr-${platform}`
   const built = buildExecutable(platform)

@@ -2,7 +2,18 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { copyFileSync, existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import {
+  chownSync,
+  copyFileSync,
+  globSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -189,13 +200,39 @@ test('the registry serves its own image; docker pulls it, runs it, and pushes to
     assert.match(await docker(target, ['exec', 'mcr', '/usr/local/bin/mcr', 'repo', 'list']), /team\/payload/)
     await docker(target, ['stop', '-t', '30', 'mcr'])
     assert.equal(await inspect('{{.State.ExitCode}}'), '0')
-    assert.ok(existsSync(join(scratch, 'docker')))
     await docker(target, ['rm', '-v', 'mcr'])
+    await startByCompose(reference)
   } finally {
     await client.stop?.()
     await registry.remove()
   }
 })
+
+/** The compose file as it is, but on the host's network: this daemon has no other. */
+async function startByCompose(reference: string): Promise<void> {
+  const port = await freePort()
+  const file = join(scratch, 'compose.yaml')
+  const text = readFileSync('deploy/compose.yaml', 'utf8')
+  writeFileSync(
+    file,
+    text
+      .replace(/^ +ports:\n.*\n/m, '    network_mode: host\n')
+      .replace('    environment:\n', `$&      MCR_SERVER_LISTEN_ADDR: 127.0.0.1:${port}\n`),
+  )
+  const secret = join(scratch, 'admin-password')
+  writeFileSync(secret, `${password}\n`, { mode: 0o600 })
+  chownSync(secret, 65_532, 65_532)
+  const env = {
+    DOCKER_HOST: `unix://${join(scratch, 'docker/docker.sock')}`,
+    MCR_IMAGE: reference,
+    MCR_PUBLIC_URL: `http://localhost:${port}`,
+    MCR_ADMIN_PASSWORD_FILE: secret,
+  }
+  await run('docker-compose', ['-p', 'mcr', '-f', file, 'up', '-d'], env)
+  const login = ['-sS', '--retry', '60', '--retry-connrefused', '--retry-delay', '1', '-u', `admin:${password}`]
+  assert.equal(await run('curl', [...login, `http://localhost:${port}/v2/`]), '{}')
+  await run('docker-compose', ['-p', 'mcr', '-f', file, 'down', '-v', '-t', '30'], env)
+}
 
 test('every blob of the layout is what its name says', () => {
   const sums = spawnSync('sh', ['-c', 'cd dist/image/blobs/sha256 && sha256sum *'], { encoding: 'utf8' })

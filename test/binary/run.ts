@@ -30,7 +30,7 @@ run('the image', ['deploy/build/image.ts', ...(everything ? [] : [own])])
 const bounds = ['--test', '--test-timeout=300000', '--test-force-exit', '--test-concurrency=1']
 const files = globSync('test/binary/*.test.ts').filter((file) => everything || !file.includes('reproducible'))
 run('the executable and the image', [...bounds, ...files.sort()], everything ? { MCR_TEST_ALL: '1' } : {})
-const slice = everything ? '*' : '{manifest,resume,start,tls}'
+const slice = everything ? '*' : '{resume,start,tls}'
 run('protocol', [...bounds, ...globSync(`test/protocol/${slice}.test.ts`).sort()], { MCR_TEST_SHAPE: 'binary' })
 
 function run(what: string, args: string[], env: Record<string, string> = {}): void {
