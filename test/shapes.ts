@@ -36,11 +36,17 @@ for (const name of names) {
   if (program) run(`build of ${name}`, program.build)
   for (const suite of wanted.length > 0 ? wanted : Object.keys(suites)) {
     const started = Date.now()
-    run(`${suite}, ${shapes[name].what}`, suites[suite] as string[], { ...program?.env, MCR_TEST_SHAPE: name })
+    run(`${suite}, ${shapes[name].what}`, argumentsOf(suite, name), { ...program?.env, MCR_TEST_SHAPE: name })
     times.push(`${name} ${suite} ${Math.round((Date.now() - started) / 1000)} s`)
   }
 }
 console.log(`\nall green: ${times.join(', ')}`)
+
+/** What our own parser makes of bytes is not to be seen through another's: that one file asks a process directly. */
+function argumentsOf(suite: string, name: ShapeName): string[] {
+  const all = suites[suite] as string[]
+  return name === 'nginx' || name === 'caddy' ? all.filter((file) => file !== 'test/protocol/raw.test.ts') : all
+}
 
 function run(what: string, args: string[], env: Record<string, string> = {}): void {
   console.log(`\n── ${what}`)
