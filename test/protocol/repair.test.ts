@@ -170,10 +170,11 @@ test('the login goes to the registry that was named and its named token service,
   }
 
   const store = await trap(() => ({ status: 200, body: content }))
-  const redirects = await trap((request): Answer =>
-    request.headers.authorization === basic
-      ? { status: 307, headers: { location: `${store.url}/elsewhere` } }
-      : { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } },
+  const redirects = await trap(
+    (request): Answer =>
+      request.headers.authorization === basic
+        ? { status: 307, headers: { location: `${store.url}/elsewhere` } }
+        : { status: 401, headers: { 'www-authenticate': 'Basic realm="x"' } },
   )
   assert.deepEqual(
     (await repair({ from: redirects.url, ...secret })).map(({ outcome }) => outcome),
