@@ -1,4 +1,5 @@
 import { type Timestamp, timestampDate, timestampFromMs } from '@bufbuild/protobuf/wkt'
+import type { Digest } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
 import { parseRepositoryName, parseTag, type RepositoryName, type Tag } from '../oci/names.ts'
 
@@ -71,4 +72,14 @@ export function parseWords(field: string, text: string, most = 512): string {
   if (text.length > most || /[\u0000-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069]/.test(text))
     throw invalid(field, `at most ${most} characters, none of them a control character`)
   return text
+}
+
+/** Compare-and-swap. Errors: PRECONDITION with what the tag names. */
+export function requireDigest(wanted: string, current: Digest | undefined): void {
+  if (wanted === '' || wanted === current) return
+  throw ociError(
+    'PRECONDITION',
+    { digest: current ?? null },
+    { message: `the tag names ${current ?? 'nothing'}, not ${wanted.slice(0, 140)}` },
+  )
 }

@@ -1,6 +1,6 @@
 import { change } from '../journal/change.ts'
 import { deleteManifest, touchManifest } from '../metadata/manifests.ts'
-import { findRepository, listRepositories } from '../metadata/repositories.ts'
+import { findRepository, listRepositories, releasedBytes } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { type TagRow, tagsByAge, tagsOf } from '../metadata/tags.ts'
 import { isOciError } from '../oci/errors.ts'
@@ -9,6 +9,7 @@ import { compileGlob } from '../policy/glob.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { invalid, parseDuration, stamp } from './input.ts'
 import { type AdminContext, type Operation, type OperationCall, operation } from './operation.ts'
+import { releaseOf } from './released.ts'
 import { mustFindRepository } from './repositories.ts'
 import { untag } from './tags.ts'
 
@@ -37,14 +38,18 @@ export const purgeOperations: readonly Operation[] = [
       if (input.keep === 0 && input.olderThan === '') throw invalid('keep', 'at least one of keep and older_than')
       const before = input.olderThan === '' ? Number.MAX_SAFE_INTEGER : ctx.now() - parseDuration('older_than', input.olderThan)
       const tags: Purged[] = []
+      let released = 0
       for (const repository of await repositoriesOf(input.repositories, call, ctx)) {
         const id = await findRepository(ctx.metadata.read, repository)
         if (id === undefined) continue
         const all = await tagsByAge(ctx.metadata.read, id)
         const counted = input.includeLatest ? all : all.filter(({ name }) => name !== 'latest')
         const old = counted.slice(input.keep).filter(({ updatedAt }) => updatedAt < before)
-        for (let at = 0; at < old.length; at += batch)
-          tags.push(...(await purgeTags(repository, old.slice(at, at + batch), input.dryRun, call, ctx)))
+        for (let at = 0; at < old.length; at += batch) {
+          const purged = await purgeTags(repository, old.slice(at, at + batch), input.dryRun, call, ctx)
+          tags.push(...purged.rows)
+          released += purged.released
+        }
       }
       const kept = tags.filter((tag) => tag.kept !== '').length
       const deleted = tags.length - kept
@@ -52,7 +57,8 @@ export const purgeOperations: readonly Operation[] = [
         await change(ctx, call, async (_sql, append) => {
           append({ type: 'purged', detail: { deleted, kept } })
         })
-      return { tags, deleted, kept, dryRun: input.dryRun }
+      const space = await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released)
+      return { tags, deleted, kept, dryRun: input.dryRun, ...space }
     },
   }),
 ]
@@ -83,7 +89,7 @@ async function purgeTags(
   dryRun: boolean,
   call: OperationCall,
   ctx: AdminContext,
-): Promise<Purged[]> {
+): Promise<{ rows: Purged[]; released: number }> {
   const row = (tag: TagRow, kept: string) => ({
     repository,
     tag: tag.name,
@@ -97,11 +103,12 @@ async function purgeTags(
       const decision = await call.decide('registry:delete', { repository, tag: tag.name })
       rows.push(row(tag, decision.allow ? '' : decision.rule?.message || 'the policy keeps it'))
     }
-    return rows
+    return { rows, released: 0 }
   }
   return await change(ctx, call, async (sql, append) => {
     const id = await mustFindRepository(sql, repository)
     const rows: Purged[] = []
+    let released = 0
     for (const tag of old) {
       try {
         if (!(await isStill(sql, id, tag))) rows.push(row(tag, 'it was pushed again meanwhile'))
@@ -117,11 +124,13 @@ async function purgeTags(
       const needed = (await tagsOf(sql, id, tag.manifestId)).length > 0 || (await isChild(sql, id, tag.digest))
       if (needed) await touchManifest(sql, tag.manifestId)
       else {
+        // What two of them share is counted when the second goes.
+        released += await releasedBytes(sql, id, tag.manifestId)
         await deleteManifest(sql, tag.manifestId)
         append({ type: 'manifest_deleted', repository, digest: tag.digest, detail: { tags: [tag.name] } })
       }
     }
-    return rows
+    return { rows, released }
   })
 }
 

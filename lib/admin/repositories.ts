@@ -15,6 +15,7 @@ import type { RepositoryName } from '../oci/names.ts'
 import { RegistryService, type RepositorySchema, type TagSchema } from './gen/mcr/v1/registry_pb.ts'
 import { parseAdminPage, repositoryOf, stamp } from './input.ts'
 import { type AdminContext, type Operation, type OperationCall, operation } from './operation.ts'
+import { releaseOf } from './released.ts'
 
 const { listRepositories, getRepository, deleteRepository } = RegistryService.method
 
@@ -103,7 +104,8 @@ export const repositoryOperations: readonly Operation[] = [
         append({ type: 'repository_deleted', repository, detail })
         return detail
       })
-      return { tagsDeleted: BigInt(gone.tags), manifestsDeleted: BigInt(gone.manifests), released: BigInt(released) }
+      const space = await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released)
+      return { tagsDeleted: BigInt(gone.tags), manifestsDeleted: BigInt(gone.manifests), ...space }
     },
   }),
 ]

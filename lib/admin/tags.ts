@@ -7,8 +7,9 @@ import { type Digest, parseDigest } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
 import { isFallbackTag, parseReference, type RepositoryName, type Tag } from '../oci/names.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
-import { cutPage, parseAdminPage, parseNumberAfter, repositoryOf, stamp, tagOf, timeOf } from './input.ts'
+import { cutPage, parseAdminPage, parseNumberAfter, repositoryOf, requireDigest, stamp, tagOf, timeOf } from './input.ts'
 import { type Operation, type OperationCall, operation } from './operation.ts'
+import { releaseOf, releaseOfUntag } from './released.ts'
 import { manifestMessage, mustFindRepository, tagMessage } from './repositories.ts'
 
 const { listTags, getTag, listTagHistory, moveTag, deleteTag, getManifest, deleteManifest } = RegistryService.method
@@ -151,7 +152,8 @@ export const tagOperations: readonly Operation[] = [
         if (!found) throw unknownTag(tag)
         await untag(sql, append, call, { repository, id, tag, digest: found.digest, now: ctx.now() })
         await touchManifest(sql, found.manifestId)
-        return { name: tag, digest: found.digest }
+        const manifest = { repository, repoId: id, id: found.manifestId, digest: found.digest }
+        return { name: tag, digest: found.digest, ...(await releaseOfUntag(sql, ctx.retention, ctx.now(), manifest)) }
       })
     },
   }),
@@ -205,7 +207,7 @@ export const tagOperations: readonly Operation[] = [
         for (const tag of tags) await untag(sql, append, call, { repository, id, tag, digest, now: ctx.now() })
         await buryManifest(sql, manifest.id)
         append({ type: 'manifest_deleted', repository, digest, detail: { tags } })
-        return { digest, tags, released: BigInt(released) }
+        return { digest, tags, ...(await releaseOf(sql, ctx.retention, ctx.now(), released)) }
       })
     },
   }),
@@ -223,16 +225,6 @@ export async function untag(
   await removeTag(sql, tag.id, tag.tag)
   const eventId = append({ type: 'tag_deleted', repository, digest, tag: tag.tag })
   await addTagHistory(sql, { repositoryId: tag.id, tag: tag.tag, old: digest, eventId, now: tag.now })
-}
-
-/** Compare-and-swap. Errors: PRECONDITION with what the tag names. */
-function requireDigest(wanted: string, current: Digest | undefined): void {
-  if (wanted === '' || wanted === current) return
-  throw ociError(
-    'PRECONDITION',
-    { digest: current ?? null },
-    { message: `the tag names ${current ?? 'nothing'}, not ${wanted.slice(0, 140)}` },
-  )
 }
 
 const unknownTag = (tag: Tag) => ociError('NOT_FOUND', { tag }, { message: `there is no tag ${tag}` })

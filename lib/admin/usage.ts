@@ -1,6 +1,8 @@
+import type { Timestamp } from '@bufbuild/protobuf/wkt'
+import type { Sql } from '../metadata/sql.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
-import { repositoryOf } from './input.ts'
+import { repositoryOf, stamp } from './input.ts'
 import { type Operation, operation } from './operation.ts'
 import { mustFindRepository } from './repositories.ts'
 
@@ -12,7 +14,7 @@ export const usageOperations: readonly Operation[] = [
     summary: 'bytes by repository, or by tag of one: all that it needs, and what nothing else needs',
     action: 'system:read',
     rest: { method: 'GET', path: '/v1/usage' },
-    cli: { words: 'du', args: ['repository'], columns: ['name', 'size', 'unique'] },
+    cli: { words: 'du', args: ['repository'], columns: ['name', 'size', 'unique', 'shared'] },
     async run(input, _call, ctx) {
       const sql = ctx.metadata.read
       const [all] = await sql.all<{ bytes: number }>(`SELECT coalesce(sum(size), 0) AS bytes FROM blobs`)
@@ -29,7 +31,10 @@ export const usageOperations: readonly Operation[] = [
           : await sql.all<{ name: string; size: number; own: number }>(tagUsage, [
               await mustFindRepository(sql, repositoryOf(input.repository)),
             ])
-      return { usage: rows.map(({ name, size, own }) => ({ name, size: BigInt(size), unique: BigInt(own) })), stored }
+      return {
+        usage: rows.map(({ name, size, own }) => ({ name, size: BigInt(size), unique: BigInt(own), shared: BigInt(size - own) })),
+        stored,
+      }
     },
   }),
   operation(explainDigest, {
@@ -58,6 +63,7 @@ export const usageOperations: readonly Operation[] = [
         state: there ?? (events.length > 0 ? 'collected' : 'unknown'),
         size: BigInt(blob?.size ?? manifest?.size ?? 0),
         keepers,
+        ...(await freedSince(sql, digest, there !== undefined, keepers)),
         history: events.map(
           ({ at, type, repository, actor }) =>
             `${new Date(at).toISOString()} ${type} ${repository ?? ''} by ${actor ?? 'somebody'}`,
@@ -66,6 +72,31 @@ export const usageOperations: readonly Operation[] = [
     },
   }),
 ]
+
+/** Since when nothing that lives needs it, and who ended that: a delete, an upload that no manifest followed, or the run that collected it. */
+async function freedSince(
+  sql: Sql,
+  digest: string,
+  stored: boolean,
+  keepers: readonly { kind: string; by: string; state: string }[],
+): Promise<{ freeSince?: Timestamp; freedBy?: string }> {
+  if (keepers.some(({ state }) => state === '')) return {}
+  const needed = keepers.filter(({ kind }) => kind === 'manifest').map(({ by }) => by)
+  const [row] = stored
+    ? await sql.all<{ at: number; by: string | null }>(
+        `SELECT j.at, coalesce(a.name, j.actor) AS by FROM journal j LEFT JOIN accounts a ON a.subject = j.actor
+         WHERE j.digest IN (SELECT value FROM json_each(?))
+         AND j.type IN ('manifest_deleted', 'manifest_collected', 'blob_deleted', 'blob_uploaded', 'blob_mounted') ORDER BY j.seq DESC LIMIT 1`,
+        [JSON.stringify([digest, ...needed])],
+      )
+    : // Blobs are journaled by the hundred: their digests stand in the entry's detail.
+      await sql.all<{ at: number; by: string | null }>(
+        `SELECT at, actor || ', run ' || (detail ->> 'gc_id') AS by FROM journal
+         WHERE (type = 'blobs_collected' AND instr(detail, ?) > 0) OR (type = 'manifest_collected' AND digest = ?) ORDER BY seq DESC LIMIT 1`,
+        [digest, digest],
+      )
+  return row ? { freeSince: stamp(row.at), freedBy: row.by ?? '' } : {}
+}
 
 /** Blobs below each tag: of its manifest, and of the manifests its index names. */
 const tagUsage = `

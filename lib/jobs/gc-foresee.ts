@@ -47,9 +47,7 @@ export async function foresee(c: Collection, horizon: Horizon, full: boolean): P
     await findEach(
       c,
       'manifest',
-      full || repoId !== null
-        ? everyOf(read, 'manifest', horizon.untagged, repoId)
-        : queued(read, 'manifest', horizon.untagged, null),
+      full || repoId !== null ? everyOf(read, 'manifest', repoId) : queued(read, 'manifest', horizon.untagged, null),
       untagged,
     )
     while ((await findEach(c, 'manifest', following(read, id, 'manifests of manifests'), untagged)) > 0);

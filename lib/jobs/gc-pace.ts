@@ -9,9 +9,9 @@ import type { JobContext } from './job.ts'
 
 /** One transaction takes this many things at most, and begins none after this time: requests wait for the writer and the event loop. */
 const together = 256
-const heldMs = 8
+const heldMs = 5
 /** For each millisecond of work this many of rest, so that pushes keep most of the writer. */
-const rest = 2
+const rest = 1
 const pausePollMs = 500
 
 /** A run under way. */

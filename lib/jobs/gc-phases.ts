@@ -43,7 +43,7 @@ export async function collectManifests(c: Collection, horizon: Horizon, full: bo
     for (const id of await deletedRepositories(read, horizon.deleted))
       await orLeaveOut(c, `repository ${id}`, async () => {
         while ((await c.ctx.metadata.write((sql) => dropTags(sql, id))) === tagsAtOnce) await breathe(c, 1, tagsAtOnce)
-        await takeEach(c, 'manifest', everyOf(read, 'manifest', Number.MAX_SAFE_INTEGER, id), takeDeleted)
+        await takeEach(c, 'manifest', everyOf(read, 'manifest', id), takeDeleted)
       })
   await collectUntagged(c, horizon, full)
 }
@@ -58,8 +58,7 @@ async function collectUntagged(c: Collection, horizon: Horizon, full: boolean): 
     await settle(sql, 'manifest', item, verdict.garbage === undefined ? verdict.later : undefined)
     return await takeManifest(c, sql, append, item, async () => verdict.garbage)
   }
-  if (full && retention.untagged)
-    await takeEach(c, 'manifest', everyOf(c.ctx.metadata.read, 'manifest', horizon.untagged, c.run.repoId), take)
+  if (full && retention.untagged) await takeEach(c, 'manifest', everyOf(metadata.read, 'manifest', c.run.repoId), take)
   // What goes sets free what it protected, which is in the queue then.
   const from = () =>
     queued(metadata.read, 'manifest', retention.untagged ? horizon.untagged : Number.MAX_SAFE_INTEGER, c.run.repoId)
@@ -123,14 +122,14 @@ export function linkSources(c: Collection, horizon: Horizon, full: boolean, read
   const { repoId } = c.run
   const hidden = hiddenLinks(read, horizon.deleted, repoId)
   // One repository is looked at whole: the queue has no order by repository.
-  if (repoId !== null) return [hidden, everyOf(read, 'link', horizon.cold, repoId)]
+  if (repoId !== null) return [hidden, everyOf(read, 'link', repoId)]
   const queue = queued(read, 'link', horizon.cold, null)
-  return full ? [hidden, everyOf(read, 'link', horizon.cold, null), queue] : [hidden, queue]
+  return full ? [hidden, everyOf(read, 'link', null), queue] : [hidden, queue]
 }
 
 export function blobSources(horizon: Horizon, full: boolean, read: Sql): Source[] {
   const queue = queued(read, 'blob', horizon.cold, null)
-  return full ? [everyBlob(read, horizon.cold), queue] : [queue]
+  return full ? [everyBlob(read), queue] : [queue]
 }
 
 /** T7c; and repositories that hold nothing any more. */

@@ -89,28 +89,28 @@ export async function deletedRepositories(sql: Sql, deleted: number): Promise<nu
   return rows.map(({ id }) => id)
 }
 
-/** The table of the full check, by kind; how a kind's rows seem to be garbage without looking twice. */
+/** The table of the full check, by kind, and which of its rows nothing needs: those still warm are put into the queue. */
 const tables = {
   manifest: {
     from: 'manifests',
-    where: `deleted_epoch IS NULL AND epoch <= ?1 AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = w.repo_id AND t.manifest_id = w.id)`,
+    where: `deleted_epoch IS NULL AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.repo_id = w.repo_id AND t.manifest_id = w.id)`,
   },
   link: {
     from: 'repo_blobs',
-    where: `epoch <= ?1 AND NOT EXISTS (SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = w.digest AND m.repo_id = w.repo_id)`,
+    where: `NOT EXISTS (SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = w.digest AND m.repo_id = w.repo_id)`,
   },
 } as const
 
 /** The full check: every manifest, or every link, in windows; those that may be garbage. */
-export async function* everyOf(sql: Sql, kind: keyof typeof tables, epoch: number, repoId: number | null): Source {
+export async function* everyOf(sql: Sql, kind: keyof typeof tables, repoId: number | null): Source {
   const { from, where } = tables[kind]
   const [last] = await sql.all<{ id: number }>(`SELECT coalesce(max(id), 1) AS id FROM repositories`)
   for (let at: Candidate = { repoId: repoId ?? 0, digest: '' as Candidate['digest'] }; ; ) {
     const rows = await sql.all<Candidate & { hit: number }>(
       `SELECT w.repo_id AS repoId, w.digest, (${where}) AS hit FROM (
-         SELECT * FROM ${from} WHERE (repo_id, digest) > (?2, ?3) AND repo_id <= ?4 ORDER BY repo_id, digest LIMIT ${windowed}) w
+         SELECT * FROM ${from} WHERE (repo_id, digest) > (?, ?) AND repo_id <= ? ORDER BY repo_id, digest LIMIT ${windowed}) w
        ORDER BY w.repo_id, w.digest`,
-      [epoch, at.repoId, at.digest, repoId ?? Number.MAX_SAFE_INTEGER],
+      [at.repoId, at.digest, repoId ?? Number.MAX_SAFE_INTEGER],
     )
     const end = rows.at(-1)
     if (!end) return
@@ -121,12 +121,12 @@ export async function* everyOf(sql: Sql, kind: keyof typeof tables, epoch: numbe
 }
 
 /** The same for blobs. Digests are spread evenly, so that one says how far through they are. */
-export async function* everyBlob(sql: Sql, cold: number): Source {
+export async function* everyBlob(sql: Sql): Source {
   for (let at = ''; ; ) {
     const rows = await sql.all<{ digest: Candidate['digest']; hit: number }>(
-      `SELECT b.digest, (b.epoch <= ? AND NOT EXISTS (SELECT 1 FROM repo_blobs l WHERE l.digest = b.digest)) AS hit
+      `SELECT b.digest, NOT EXISTS (SELECT 1 FROM repo_blobs l WHERE l.digest = b.digest) AS hit
        FROM (SELECT * FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${windowed}) b ORDER BY b.digest`,
-      [cold, at],
+      [at],
     )
     const end = rows.at(-1)
     if (!end) return

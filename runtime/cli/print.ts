@@ -64,8 +64,12 @@ function formatFields(fields: Record<string, unknown>, indent = ''): string {
 function show(name: string, value: unknown): string {
   if (value === undefined || value === null) return ''
   if (Array.isArray(value)) return value.join(',')
-  if (typeof value === 'number' && /^(size|unique|stored|blob_bytes|released|bytes_freed)$/.test(name)) return bytes(value)
-  if (typeof value === 'string' && /_at$|_time$|^at$/.test(name)) return value.replace(/\.\d+Z$/, 'Z')
+  if (
+    typeof value === 'number' &&
+    /^(size|unique|shared|stored|blob_bytes|released|freed_now|bytes_freed|file_bytes_freed|file_bytes_shared)$/.test(name)
+  )
+    return bytes(value)
+  if (typeof value === 'string' && /_at$|_time$|^at$|^free_(after|since)$/.test(name)) return value.replace(/\.\d+Z$/, 'Z')
   return String(value)
 }
 

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type FileDatabase, openDatabaseFile } from '../../runtime/database-file.ts'
 
@@ -52,4 +53,58 @@ export async function addTags(database: FileDatabase, repository: string, count:
           manifest,
         ])
     })
+}
+
+/** Blobs that no repository has, as rows; the first `real` of them have files too, of `size` bytes. */
+export async function addDeadBlobs(
+  database: FileDatabase,
+  count: number,
+  { real, size, dir }: { real: number; size: number; dir: string },
+): Promise<void> {
+  const batch = 50_000
+  for (let from = 0; from < count; from += batch)
+    await database.write((sql) =>
+      sql.run(
+        `INSERT INTO blobs(digest, inc, size, epoch)
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
+         SELECT 'sha256:' || lower(hex(randomblob(32))), lower(hex(randomblob(16))), ?, 1 FROM n`,
+        [Math.min(batch, count - from), size],
+      ),
+    )
+  const rows = await database.read.all<{ digest: string; inc: string }>(
+    `SELECT digest, inc FROM blobs WHERE epoch = 1 ORDER BY inc LIMIT ?`,
+    [real],
+  )
+  const bytes = Buffer.alloc(size, 'x')
+  for (const { digest, inc } of rows) {
+    const hex = digest.slice(7)
+    mkdirSync(join(dir, 'blobs/sha256', hex.slice(0, 2)), { recursive: true, mode: 0o700 })
+    writeFileSync(join(dir, 'blobs/sha256', hex.slice(0, 2), `${hex}.${inc}`), bytes, { mode: 0o444 })
+  }
+}
+
+/** Images of a repository with `layers` blobs each that nothing else has, as rows, deleted in epoch 1. */
+export async function addDeletedImages(database: FileDatabase, repository: string, count: number, layers: number): Promise<void> {
+  await database.write(async (sql) => {
+    const [row] = await sql.all<{ id: number }>(
+      `INSERT INTO repositories(name, visible, created_at) VALUES (?, 1, 0) RETURNING id`,
+      [repository],
+    )
+    const { id } = row as { id: number }
+    for (let image = 0; image < count; image++) {
+      const digest = digestOf(`${repository} ${image}`)
+      const [made] = await sql.all<{ id: number }>(
+        `INSERT INTO manifests(repo_id, digest, media_type, size, created_at, epoch, deleted_epoch)
+         VALUES (?, ?, 'application/vnd.oci.image.manifest.v1+json', 2, 0, 1, 1) RETURNING id`,
+        [id, digest],
+      )
+      await sql.run(`INSERT INTO manifest_bodies(digest, body) VALUES (?, ?)`, [digest, Buffer.from('{}')])
+      for (let layer = 0; layer < layers; layer++) {
+        const blob = digestOf(`${repository} ${image} ${layer}`)
+        await sql.run(`INSERT INTO blobs(digest, inc, size, epoch) VALUES (?, ?, 1000, 1)`, [blob, blob.slice(7, 39)])
+        await sql.run(`INSERT INTO repo_blobs(repo_id, digest, epoch) VALUES (?, ?, 1)`, [id, blob])
+        await sql.run(`INSERT INTO refs(manifest_id, digest, kind) VALUES (?, ?, 'layer')`, [made?.id ?? 0, blob])
+      }
+    }
+  })
 }
