@@ -11,6 +11,7 @@ import { type Member, startFleet } from '../workload/fleet.ts'
 import { createHistory } from '../workload/history.ts'
 import { createRandom, sha256 } from '../workload/random.ts'
 import { type Run, runTest } from '../workload/run.ts'
+import { killCommands } from './commands.ts'
 import { checkOrder } from './order.ts'
 import { Died, type Kit, type Scenario, scenarios } from './scenarios.ts'
 import { attach, changes } from './strace.ts'
@@ -95,6 +96,8 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
     if (leakedFiles.length > 0 || uploads > 0) run.finding(`left after ${scenario.name}: ${uploads} uploads, ${leakedFiles}`)
     await checkAnswers(fleet.probe, history, run.finding, 'everything')
   }
+  if (kind === 'kill' && 'snapshot, restore'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
+    points.set('snapshot, restore', await killCommands(fleet, folder, run))
   await checkJournal(fleet, run.finding)
   await fleet.killAll()
   for (const surprise of fleet.surprises) run.finding(surprise)

@@ -49,8 +49,11 @@ export interface Fleet {
   expectKill(member: Member): void
   pause(member: Member): void
   resume(member: Member): void
-  /** `mcr` with these words over the same data, a process of its own. Shape: as it ended, and its output. */
-  command(words: readonly string[]): { child: ChildProcess; done: Promise<{ code: number | null; output: string }> }
+  /** `mcr` with these words over the same data, a process of its own; `under` is what goes before it: settings, another program. Shape: as it ended, and its output. */
+  command(
+    words: readonly string[],
+    under?: readonly string[],
+  ): { child: ChildProcess; done: Promise<{ code: number | null; output: string }> }
   /** What died holding a lease or a run is over now and not in a minute or two: the work that clocks would allow later, sooner. */
   passTime(): void
   /** Ends that nobody asked for: a process that left by itself. */
@@ -171,8 +174,12 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
       member.stopped = false
       member.child?.kill('SIGCONT')
     },
-    command(words) {
-      const child = spawn(process.execPath, [program, ...words], { env, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
+    command(words, under = []) {
+      const child = spawn('/usr/bin/env', [...under, process.execPath, program, ...words], {
+        env,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        detached: true,
+      })
       endWith(child)
       const pieces: Buffer[] = []
       for (const stream of [child.stdout, child.stderr]) stream?.on('data', (piece: Buffer) => pieces.push(piece))

@@ -1,0 +1,56 @@
+import { join } from 'node:path'
+import type { Fleet } from '../workload/fleet.ts'
+import { bytesNamed, sha256 } from '../workload/random.ts'
+import type { Run } from '../workload/run.ts'
+import { changes } from './strace.ts'
+
+/**
+ * Snapshot and restore, processes of their own: killed before every call that changes the disk. A snapshot that was cut short leaves the
+ * directory whole, with the ones before it; a restore that was cut short leaves no database, or one with everything it names.
+ * Shape: how many points.
+ */
+export async function killCommands(fleet: Fleet, folder: string, test: Run): Promise<number> {
+  const { finding, interrupted } = test
+  const { every = 1, from = 1 } = test.numbers
+  const over = () => interrupted() || test.findings.length > 0
+  const bytes = bytesNamed('in every snapshot', 50_000)
+  const pushed = await fleet.probe('POST', `/v2/kept/app/blobs/uploads/?digest=${sha256(bytes)}`, { body: bytes })
+  if (pushed.status !== 201) finding(`a push for the snapshot: ${pushed.status} ${pushed.body}`)
+  const snapshots = join(folder, 'snapshots')
+  const run = async (words: readonly string[], under: readonly string[] = []) => {
+    const ended = await fleet.command(words, under).done
+    if (ended.code === 127) throw new Error(ended.output)
+    return ended
+  }
+  const must = async (words: readonly string[], after: string) => {
+    const { code, output } = await run(words)
+    if (code !== 0) finding(`mcr ${words.join(' ')} ended with ${code} after ${after}: ${output}`)
+  }
+  await must(['snapshot', snapshots], 'nothing')
+  let points = 0
+  for (const call of [...changes, 'link', 'linkat'] as const)
+    for (let nth = from; !over(); nth += every) {
+      const at = `a snapshot was killed at ${call} ${nth}`
+      if ((await run(['snapshot', snapshots], inject(call, nth))).code === 0) break
+      points++
+      await must(['restore', '--verify', snapshots], at)
+    }
+  for (const call of changes)
+    for (let nth = from; !over(); nth += every) {
+      const at = `a restore was killed at ${call} ${nth}`
+      const root = join(folder, `restored-${call}-${nth}`)
+      if ((await run(['restore', snapshots, root], inject(call, nth))).code === 0) break
+      points++
+      const { code, output } = await run(
+        ['--json', 'verify', '--deep'],
+        [`MCR_STORAGE_ROOT=${root}`, `MCR_DATABASE_PATH=${root}/mcr.db`],
+      )
+      if (code !== 0 && !/there is no database/.test(output)) finding(`mcr verify ended with ${code} after ${at}: ${output}`)
+      await must(['restore', '--verify', snapshots, `${root}-again`], at)
+    }
+  return points
+}
+
+function inject(call: string, nth: number): string[] {
+  return ['strace', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${nth}`]
+}
