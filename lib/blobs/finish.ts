@@ -81,14 +81,17 @@ export async function finishUpload(
     // Joined pieces have no row any more; a crash before this line leaves them to the sweeper.
     await dropAll(ctx, upload, segments.length > 1 ? [...earlier, ...own.filter((segment) => segment !== whole)] : [])
   } catch (error) {
+    // Expired or cancelled meanwhile: its files went with its row, and what the disk then says is no failure of the disk.
+    const gone =
+      isBlobStoreError(error) &&
+      error.code === 'BLOB_IO' &&
+      !(await findUpload(ctx.metadata.read, name, upload.inc, actor.principal.subject, ctx.now()))
     if (onMismatch === 'discard') await abandon(ctx, upload)
     else {
       if (claimed) await ctx.metadata.write((sql) => releaseUpload(sql, upload.inc, owner, ctx.now()))
       await dropAll(ctx, upload, own)
     }
-    // Expired or cancelled meanwhile: its files went with its row, and what the disk then says is no failure of the disk.
-    const isGone = async () => !(await findUpload(ctx.metadata.read, name, upload.inc, actor.principal.subject, ctx.now()))
-    throw isBlobStoreError(error) && error.code === 'BLOB_IO' && (await isGone()) ? ended() : error
+    throw gone ? ended() : error
   }
 }
 

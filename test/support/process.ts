@@ -43,6 +43,8 @@ export interface RegistryProcess {
   pid: number
   /** Ends the process by a signal and waits. */
   stop(signal?: NodeJS.Signals): Promise<void>
+  /** Waits for it to end by itself. Shape: its exit code. */
+  exitCode(): Promise<number | null>
   /** Starts it again over the same data and port. */
   restart(signal?: NodeJS.Signals): Promise<void>
   /** Ends it and removes its data. */
@@ -122,6 +124,10 @@ export async function startRegistry(
       return child.pid as number
     },
     stop,
+    async exitCode() {
+      if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+      return child.exitCode
+    },
     async restart(signal) {
       await stop(signal)
       await start()
