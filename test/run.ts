@@ -1,4 +1,4 @@
-// Everything that must be green; the first red phase ends it. `npm test -- unit protocol` runs just those. After the build two phases run at
+// Everything that must be green; the first red phase ends it, in CI all are run and the red ones named. `npm test -- unit protocol` runs just those. After the build two phases run at
 // a time, each with its output in one piece: most of them wait for other programs half of their time.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -57,6 +57,7 @@ const isWanted = ([name, , args]: Phase) =>
 const started = Date.now()
 const times: string[] = []
 const running = new Set<ChildProcess>()
+const red: string[] = []
 
 for (const phase of first.filter(isWanted)) await run(phase, 'as it comes')
 const queue = phases.filter(isWanted)
@@ -64,13 +65,14 @@ const serial = clients.filter(isWanted)
 const output = availableParallelism() > 1 && queue.length + serial.length > 1 ? 'in one piece' : 'as it comes'
 const lanes = [lane(serial).then(() => lane(queue)), ...(availableParallelism() > 1 ? [lane(queue)] : [])]
 await Promise.all(lanes)
-console.log(`\nall green in ${seconds(started)}: ${times.join(', ')}`)
+console.log(`\n${red.length === 0 ? 'all green' : `red: ${red.join('; ')}`} in ${seconds(started)}: ${times.join(', ')}`)
+process.exit(red.length === 0 ? 0 : 1)
 
 async function lane(work: Phase[]): Promise<void> {
   for (let phase = work.shift(); phase; phase = work.shift()) await run(phase, output)
 }
 
-/** Runs a phase to its end; a red one ends everything. */
+/** Runs a phase to its end; a red one ends everything, but in CI. */
 async function run([name, command, args, env]: Phase, output: 'as it comes' | 'in one piece'): Promise<void> {
   const began = Date.now()
   if (output === 'as it comes') console.log(`\n── ${name}`)
@@ -87,6 +89,8 @@ async function run([name, command, args, env]: Phase, output: 'as it comes' | 'i
   times.push(`${name} ${seconds(began)}`)
   if (status === 0) return
   console.error(`\n${name} failed (${signal ?? `exit ${status}`})`)
+  red.push(name)
+  if (process.env.CI) return
   for (const other of running) other.kill('SIGTERM')
   await Promise.all([...running].map((other) => once(other, 'close')))
   process.exit(1)
