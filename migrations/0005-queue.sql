@@ -1,4 +1,4 @@
--- compatible-from: 0003
+-- compatible-from: 0004
 -- What garbage collection remembers between runs. `paused_by`: who stopped it, null while it may run. `watch_untagged`: whether the queue
 -- below takes manifests, which it needs to only where untagged ones are collected. `rule`: the rule for those that the last full check went by.
 CREATE TABLE gc_state (

@@ -1,4 +1,4 @@
--- compatible-from: 0001
+-- compatible-from: 0004
 -- How far the scrub has read the stored files: after the blob `position`, in the cycle that began at `started_at`. Counts are of this cycle.
 CREATE TABLE scrub (
   id INTEGER PRIMARY KEY CHECK (id = 1),
