@@ -15,6 +15,11 @@ const grpcPort = await freePort()
 const registry: RegistryProcess = await startRegistry({ env: { MCR_SERVER_GRPC_ADDR: `127.0.0.1:${grpcPort}` } })
 after(() => registry.remove())
 const authorization = `Basic ${btoa(`admin:${password}`)}`
+/** Commands hold this process while they run: connections that ended meanwhile are noticed before one of them is used. */
+const fetch: typeof globalThis.fetch = async (...request) => {
+  await new Promise((resolve) => setTimeout(resolve, 20))
+  return await globalThis.fetch(...request)
+}
 const fetchJson = async (method: string, path: string, body?: object) => {
   const response = await fetch(`${registry.url}${path}`, {
     method,
