@@ -3,12 +3,17 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { globSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
 
 const node = process.execPath
 /** A test that hangs is a failure after this, not a gate that never answers. */
 const bounds = ['--test', '--test-timeout=300000', '--test-force-exit']
 const tests = (...patterns: string[]) => patterns.flatMap((pattern) => globSync(pattern)).sort()
+/** Commands, proxies, workers and sockets: as long again as the protocol itself, so a phase of their own. */
+const deployments = tests('test/protocol/{accel,activation,cli,doctor,mounts,proxy,snapshot,start,workers}.test.ts')
+/** Programs are started hundreds of times: what was compiled once is kept for the next start. */
+const compiled = join(tmpdir(), 'mcr-test-compiled')
 type Phase = [name: string, command: string, args: string[], env?: Record<string, string>]
 const first: Phase[] = [
   ['lint', 'node_modules/.bin/biome', ['check', '.']],
@@ -19,7 +24,8 @@ const first: Phase[] = [
 const phases: Phase[] = [
   ['unit', node, [...bounds, ...tests('test/*.test.ts', 'test/unit/**/*.test.ts', 'test/property/**/*.test.ts')]],
   ['contract', node, [...bounds, ...tests('test/contract/**/*.test.ts')]],
-  ['protocol', node, [...bounds, ...tests('test/protocol/**/*.test.ts')]],
+  ['protocol', node, [...bounds, ...tests('test/protocol/**/*.test.ts').filter((file) => !deployments.includes(file))]],
+  ['protocol, deployments', node, [...bounds, ...deployments]],
   [
     'protocol, three processes',
     node,
@@ -78,7 +84,7 @@ async function run([name, command, args, env]: Phase, output: 'as it comes' | 'i
   if (output === 'as it comes') console.log(`\n── ${name}`)
   const child = spawn(command, args, {
     stdio: ['ignore', ...(output === 'as it comes' ? (['inherit', 'inherit'] as const) : (['pipe', 'pipe'] as const))],
-    env: { ...process.env, ...env },
+    env: { NODE_COMPILE_CACHE: compiled, ...process.env, ...env },
   })
   running.add(child)
   const pieces: Buffer[] = []

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -23,7 +23,7 @@ after(async () => {
 })
 const authorization = `Basic ${btoa(`admin:${password}`)}`
 
-const files = ['admin', 'audit', 'policy', 'registry'].map((name) => `mcr/v1/${name}.proto`)
+const files = readdirSync('lib/admin/proto/mcr/v1').map((name) => `mcr/v1/${name}`)
 const definition = loadSync(files, { includeDirs: ['lib/admin/proto'], keepCase: true, longs: Number, defaults: true })
 // biome-ignore lint/suspicious/noExplicitAny: grpc-js builds its clients from the protos as it runs
 const services = (grpc.loadPackageDefinition(definition) as any).mcr.v1
