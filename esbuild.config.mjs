@@ -47,8 +47,7 @@ const read = (folder, ending) =>
       .map((file) => [basename(file, ending), readFileSync(`${folder}/${file}`, 'utf8')]),
   )
 
-/** `from` is where the program finds a handler: its bundle beside the program, or its source to take in. */
-async function entry(from) {
+async function entry() {
   const assets = {
     version,
     migrations: read('migrations', '.sql'),
@@ -60,7 +59,7 @@ async function entry(from) {
   return `
     import { main } from './runtime/main.ts'
     const handlers = {
-      ${handlers.map((file) => `${JSON.stringify(name(file))}: () => import(${JSON.stringify(from(file))}),`).join('\n')}
+      ${handlers.map((file) => `${JSON.stringify(name(file))}: () => import('./${file}'),`).join('\n')}
     }
     await main(handlers, ${JSON.stringify(assets)})
   `
@@ -79,7 +78,7 @@ const buildExecutable = async () => [
   await build({
     ...program,
     sourcemap: false,
-    stdin: stdin(await entry((file) => `./${file}`)),
+    stdin: stdin(await entry()),
     outfile: 'dist/executable.mjs',
     // The driver's own switch for a loader of its addon, and the loader: no other path is left in the bundle.
     define: { 'process.env.LIBSQL_JS_DEV': '"1"', __dirname: '""' },
@@ -88,15 +87,20 @@ const buildExecutable = async () => [
 ]
 
 const buildAll = async () => {
-  rmSync('dist/handlers', { recursive: true, force: true })
+  for (const folder of ['dist/handlers', 'dist/chunks']) rmSync(folder, { recursive: true, force: true })
   return await Promise.all([
     build({ ...shared, entryPoints: handlers, outbase: 'handlers', outdir: 'dist/handlers', outExtension: { '.js': '.mjs' } }),
+    // A process loads the handlers that it mounts, and what several of them use once: the bundles above each bring their own.
     build({
       ...program,
-      stdin: stdin(await entry((file) => `./handlers/${name(file)}.mjs`)),
-      outfile: 'dist/mcr.mjs',
+      stdin: stdin(await entry()),
+      outdir: 'dist',
+      entryNames: 'mcr',
+      chunkNames: 'chunks/[name]-[hash]',
+      outExtension: { '.js': '.mjs' },
+      splitting: true,
       // The database driver loads a native addon beside itself, so it stays outside the bundle.
-      external: ['./handlers/*', 'libsql', '@libsql/client'],
+      external: ['libsql', '@libsql/client'],
     }),
   ])
 }
