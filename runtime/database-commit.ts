@@ -7,6 +7,8 @@ import { sha256 } from './sha256.ts'
 /** Works that share one commit. */
 const groupSize = 64
 const groupMs = 20
+/** Who may wait, such as a checkpoint, holds up the works behind it no longer than this. */
+const exclusiveWaitMs = 1_000
 
 export interface CommitOptions {
   /** The file can no longer be trusted (I/O error, corruption, replaced under us): end the process, a supervisor starts it again. */
@@ -78,7 +80,8 @@ export function createGroupCommit(
   }
 
   /** `exec`, not a prepared statement: one that failed with BUSY stays open and poisons the connection. */
-  const begin = async (since: number) => await patiently(() => db.exec('BEGIN IMMEDIATE'), since, onFatal)
+  const begin = async (since: number, waitMs?: number) =>
+    await patiently(() => db.exec('BEGIN IMMEDIATE'), since, onFatal, waitMs)
   const commit = () => translated(() => db.exec('COMMIT'))
   const abandon = () => {
     if (db.inTransaction) db.exec('ROLLBACK')
@@ -157,7 +160,7 @@ export function createGroupCommit(
   return Object.assign(write, {
     exclusive: (work: () => boolean) =>
       alone(async () => {
-        await begin(performance.now())
+        await begin(performance.now(), exclusiveWaitMs)
         try {
           return translated(() => withRoom(work, onFull))
         } finally {

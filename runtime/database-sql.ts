@@ -32,13 +32,18 @@ export function sqlOver(db: Connection, attempt: <T>(call: () => T) => Promise<T
 }
 
 /** Tries until the file is not busy with somebody else's lock, for as long as anybody waits; the event loop goes on meanwhile. */
-export async function patiently<T>(call: () => T, since: number, onFatal: (error: Error) => void): Promise<T> {
+export async function patiently<T>(
+  call: () => T,
+  since: number,
+  onFatal: (error: Error) => void,
+  waitMs = lockWaitMs,
+): Promise<T> {
   for (let attempt = 0; ; attempt++) {
     try {
       return call()
     } catch (error) {
       const failure = translate(error, onFatal)
-      if (codeOf(failure) !== 'DB_BUSY' || performance.now() - since > lockWaitMs) throw failure
+      if (codeOf(failure) !== 'DB_BUSY' || performance.now() - since > waitMs) throw failure
       await sleep(Math.min(1 + attempt, 20) * (0.5 + Math.random()))
     }
   }
