@@ -38,6 +38,32 @@ export async function memoryUse(): Promise<void> {
     `50 slow uploads of 8 MiB: ${statuses.filter((code) => code === 202).length} × 202, peak ${memory(slow.pid).peak} MB resident`,
   )
   await slow.stop()
+  await crowd()
+}
+
+/** A hundred uploads and two hundred downloads at once, each as fast as it gets: the peak must not follow their sizes. */
+async function crowd(): Promise<void> {
+  const mebibytes = Number(process.env.MCR_BENCH_CROWD_MIB ?? 64)
+  const mcr = await startMcr({ MCR_LIMITS_UPLOADS_PER_PRINCIPAL: '1000' })
+  await mcr.token(['memory/app'])
+  const layer = randomBytes(mebibytes * 1024 * 1024)
+  const digest = `sha256:${createHash('sha256').update(layer).digest('hex')}`
+  await ask(mcr, 'POST', `/v2/memory/app/blobs/uploads/?digest=${digest}`, layer)
+  const before = memory(mcr.pid).now
+  const piece = randomBytes(64 * 1024)
+  const uploads = Array.from({ length: 100 }, async () => {
+    const start = await ask(mcr, 'POST', '/v2/memory/app/blobs/uploads/')
+    return await stream(mcr, 'PATCH', String(start.headers.location), layer.length, () => piece, 0)
+  })
+  const pulls = Array.from(
+    { length: 200 },
+    async () => (await ask(mcr, 'GET', `/v2/memory/app/blobs/${digest}`)).bytes === layer.length,
+  )
+  const [pushed, pulled] = [await Promise.all(uploads), await Promise.all(pulls)]
+  console.log(
+    `100 uploads and 200 downloads of ${mebibytes} MiB at once: ${pushed.filter((code) => code === 202).length} × 202, ${pulled.filter(Boolean).length} whole, ${before} MB before, peak ${memory(mcr.pid).peak} MB resident`,
+  )
+  await mcr.stop()
 }
 
 /** Streams a body in pieces, waiting between them. Shape: the status. */
