@@ -3,8 +3,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { globSync } from 'node:fs'
-import { availableParallelism, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { availableParallelism } from 'node:os'
 
 const node = process.execPath
 /** A test that hangs is a failure after this, not a gate that never answers. */
@@ -12,8 +11,6 @@ const bounds = ['--test', '--test-timeout=300000', '--test-force-exit']
 const tests = (...patterns: string[]) => patterns.flatMap((pattern) => globSync(pattern)).sort()
 /** Commands, proxies, workers and sockets: as long again as the protocol itself, so a phase of their own. */
 const deployments = tests('test/protocol/{accel,activation,cli,doctor,mounts,proxy,snapshot,start,workers}.test.ts')
-/** Programs are started hundreds of times: what was compiled once is kept for the next start. */
-const compiled = join(tmpdir(), 'mcr-test-compiled')
 type Phase = [name: string, command: string, args: string[], env?: Record<string, string>]
 const first: Phase[] = [
   ['lint', 'node_modules/.bin/biome', ['check', '.']],
@@ -84,7 +81,7 @@ async function run([name, command, args, env]: Phase, output: 'as it comes' | 'i
   if (output === 'as it comes') console.log(`\n── ${name}`)
   const child = spawn(command, args, {
     stdio: ['ignore', ...(output === 'as it comes' ? (['inherit', 'inherit'] as const) : (['pipe', 'pipe'] as const))],
-    env: { NODE_COMPILE_CACHE: compiled, ...process.env, ...env },
+    env: { ...process.env, ...env },
   })
   running.add(child)
   const pieces: Buffer[] = []
