@@ -64,6 +64,7 @@ async function state(): Promise<string> {
     policy_rules: 'id, priority, rule, enabled, managed_by',
     trusts: 'id, issuer, audience',
     signing_keys: 'kid',
+    gc_state: 'paused_by',
   }
   const found: Record<string, unknown> = {}
   for (const [table, columns] of Object.entries(tables)) {
@@ -382,6 +383,20 @@ const steps: Step[] = [
     path: () => '/v1/keys/rotate',
     entries: ['keys_rotated'],
   },
+  {
+    what: 'collecting paused',
+    operation: 'PauseGarbageCollection',
+    method: 'POST',
+    path: () => '/v1/gc/pause',
+    entries: ['gc_paused'],
+  },
+  {
+    what: 'collecting resumed',
+    operation: 'ResumeGarbageCollection',
+    method: 'POST',
+    path: () => '/v1/gc/resume',
+    entries: ['gc_resumed'],
+  },
 ]
 
 const ask = async (step: Step): Promise<Response> => await registry.fetch(step.method, await step.path(), step.with?.())
@@ -421,7 +436,10 @@ for (const step of steps) {
 
 test('no operation that changes something, and no kind of entry, was left out above', () => {
   // Asking and looking, what an issuer must sign, and what a job does: these have tests of their own.
-  const elsewhere = ['TestPolicy', 'ReplayPolicy', 'VerifyJournal', 'ExchangeToken', 'RunGarbageCollection', 'ReconcileStorage']
+  const elsewhere = [
+    ...['TestPolicy', 'ReplayPolicy', 'VerifyJournal', 'ExchangeToken', 'RunGarbageCollection', 'ReconcileStorage'],
+    ...['VerifyStorage', 'RepairStorage'],
+  ]
   const tested = new Set(steps.map(({ operation }) => operation))
   assert.deepEqual(
     operations
@@ -434,7 +452,10 @@ test('no operation that changes something, and no kind of entry, was left out ab
   assert.ok(kinds.length > 20)
   assert.deepEqual(
     kinds.filter((kind) => !written.has(kind as string)),
-    ['gc_started', 'gc_completed', 'retention_applied'],
+    [
+      ...['blob_damaged', 'blob_healed', 'manifest_collected', 'blobs_collected', 'gc_started', 'gc_completed'],
+      ...['scrub_completed', 'rollback_accepted', 'snapshot_taken', 'retention_applied'],
+    ],
   )
 })
 
