@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import { closeSync, globSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
+import { closeSync, existsSync, globSync, openSync, rmSync, statSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
@@ -136,6 +136,11 @@ test(`a disk that fills and is freed, ${rounds} times: no false success, reads n
   const filler = join(disk.path, 'filler')
   await pushesAgain()
   await readBack()
+  // A job makes the reserve a few seconds after the start.
+  for (let wait = 0; !existsSync(join(disk.path, 'data/ballast')); wait++) {
+    assert.ok(wait < 600, 'no ballast')
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
   for (let round = 0; round < rounds; round++) {
     // The registry's own pushes stop at the floor.
     for (let more = 0; more < 4; more++) await push(1 + Math.floor(Math.random() * 3 * mebibyte))
