@@ -33,7 +33,6 @@ const phases: Phase[] = [
   ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
   ['power', node, ['test/power/run.ts', '--cuts', '3', '--on', 'split']],
-  ['crashpoints', node, ['test/crashpoints/run.ts', '--every', '30', '--from', '2', '--kinds', 'power']],
   ['uploads', node, ['test/uploads/run.ts', '--uploads', '300', '--killEach', '60']],
   ['mutants', node, ['test/mutants/run.ts', '--slice']],
   ['linearize', node, ['test/linearize/run.ts', '--ops', '1200', '--clients', '4', '--processes', '2']],
