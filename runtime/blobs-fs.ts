@@ -91,6 +91,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
       return { part, value }
     } catch (error) {
       if (fd !== undefined) closeSync(fd)
+      // What cannot be removed now no row names: the sweep takes it. The first failure is the one to tell.
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') await unlink(path).catch(() => undefined)
       throw failure(error)
     } finally {

@@ -67,6 +67,7 @@ export function createGroupCommit(
   /** One user of the connection at a time. */
   async function alone<T>(work: () => Promise<T>): Promise<T> {
     const mine = turn.then(work)
+    // The caller hears of it; the next one's turn comes all the same.
     turn = mine.catch(() => undefined)
     return await mine
   }

@@ -113,6 +113,7 @@ async function streamed(
   // What is wrong with the input shows before anything is read, and is a refusal with a status; a first entry may be long in coming.
   let first: Promise<IteratorResult<unknown>> | undefined = iterator.next()
   await Promise.race([first, new Promise((resolve) => setTimeout(resolve, 0))])
+  // Whoever reads the body hears of it; until then nobody listens.
   first.catch(() => undefined)
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {

@@ -59,6 +59,7 @@ async function growing(to: Public, upload: string, headers: Record<string, strin
     find({ what: 'body-cap', severity: 'wrong', says: `a body of ${size / 2 ** 20} MiB fails (${what})`, cures: bodyCures })
     break
   }
+  // Tidying up: an upload that stays expires by itself.
   await ask(to, upload, { method: 'DELETE', headers }).catch(() => undefined)
 }
 
@@ -73,6 +74,7 @@ async function pausing(to: Public, headers: Record<string, string>, find: Find):
     body: { pieces: [Buffer.from('before'), Buffer.from('after')], pauseMs: to.patienceMs },
     timeoutMs: to.patienceMs + 20_000,
   }).catch((error: Error) => error)
+  // Tidying up: an upload that stays expires by itself.
   await ask(to, upload, { method: 'DELETE', headers }).catch(() => undefined)
   if (!(answer instanceof Error) && (answer.status === 202 || answer.status === 404)) return
   find({
@@ -100,6 +102,7 @@ async function thereAndBack(to: Public, headers: Record<string, string>, find: F
   const whole = await ask(to, blob, { headers: { ...headers, 'accept-encoding': 'gzip, zstd, br' } })
   const part = await ask(to, blob, { headers: { ...headers, range: 'bytes=100000-199999' } })
   const kept = await ask(to, blob, { headers: { ...headers, 'if-none-match': `"${digest}"` } })
+  // Tidying up: no manifest names it, so it is collected.
   await ask(to, blob, { method: 'DELETE', headers }).catch(() => undefined)
   const lost = [
     ['Docker-Content-Digest', digest],

@@ -33,6 +33,7 @@ export async function directoryTarget(root: string, id: string, keep: number): P
   await mkdir(work, { recursive: true, mode: 0o700 })
   const shards = createShards()
   const beat = setInterval(() => {
+    // Only says that somebody is at work; a target that is gone fails the next copy.
     utimes(work, new Date(), new Date()).catch(() => undefined)
   }, beatMs).unref()
   return {
