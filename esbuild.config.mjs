@@ -1,6 +1,7 @@
 // Bundles each handler alone, and the program with a generated entry that names them: the only place that sees both sides.
 // `--executable` makes the one file that deploy/build/binary.ts puts into Node: every handler and the driver inside.
-import { existsSync, globSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { copyFileSync, existsSync, globSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -33,8 +34,7 @@ async function routeTable() {
   const routes = []
   for (const file of handlers) {
     const { default: handler } = await import(`./${file}`)
-    for (const { methods, path, spec, action, errors } of handler.endpoints)
-      routes.push({ handler: name(file), methods, path, spec, action, errors })
+    for (const { run: _, ...declared } of handler.endpoints) routes.push({ handler: name(file), ...declared })
   }
   return routes
 }
@@ -61,25 +61,28 @@ async function entry() {
     const handlers = {
       ${handlers.map((file) => `${JSON.stringify(name(file))}: () => import('./${file}'),`).join('\n')}
     }
-    await main(handlers, ${JSON.stringify(assets)})
+    main(handlers, ${JSON.stringify(assets)})
   `
 }
 
-const program = {
-  ...shared,
-  banner: {
-    js: "import { createRequire as __createRequire } from 'node:module';const require = __createRequire(import.meta.url);",
-  },
-}
-const stdin = (contents) => ({ contents, resolveDir: '.', sourcefile: 'entry.ts', loader: 'ts' })
-
-/** An import of a handler stays one in time: it is run when a mount list names it. */
-const buildExecutable = async () => [
+const program = async ({ alias, ...options }) =>
   await build({
-    ...program,
+    ...shared,
+    // Of the adapter only the part that we use: the rest takes hold of Node's own fetch as it loads, a third of the time to start.
+    alias: { '@whatwg-node/server': './node_modules/@whatwg-node/server/esm/utils.js', ...alias },
+    // One file that Node need not resolve an import in, and can keep compiled.
+    format: 'cjs',
+    minifyWhitespace: true,
+    minifySyntax: true,
+    stdin: { contents: await entry(), resolveDir: '.', sourcefile: 'entry.ts', loader: 'ts' },
+    ...options,
+  })
+
+/** An import of a handler stays one in time: it is run when a request first asks for it. */
+const buildExecutable = async () => [
+  await program({
     sourcemap: false,
-    stdin: stdin(await entry()),
-    outfile: 'dist/executable.mjs',
+    outfile: 'dist/executable.cjs',
     // The driver's own switch for a loader of its addon, and the loader: no other path is left in the bundle.
     define: { 'process.env.LIBSQL_JS_DEV': '"1"', __dirname: '""' },
     alias: { '@neon-rs/load': './runtime/native-load.ts' },
@@ -87,22 +90,16 @@ const buildExecutable = async () => [
 ]
 
 const buildAll = async () => {
-  for (const folder of ['dist/handlers', 'dist/chunks']) rmSync(folder, { recursive: true, force: true })
-  return await Promise.all([
+  rmSync('dist/handlers', { recursive: true, force: true })
+  const results = await Promise.all([
     build({ ...shared, entryPoints: handlers, outbase: 'handlers', outdir: 'dist/handlers', outExtension: { '.js': '.mjs' } }),
-    // A process loads the handlers that it mounts, and what several of them use once: the bundles above each bring their own.
-    build({
-      ...program,
-      stdin: stdin(await entry()),
-      outdir: 'dist',
-      entryNames: 'mcr',
-      chunkNames: 'chunks/[name]-[hash]',
-      outExtension: { '.js': '.mjs' },
-      splitting: true,
-      // The database driver loads a native addon beside itself, so it stays outside the bundle.
-      external: ['libsql', '@libsql/client'],
-    }),
+    // The database driver loads a native addon beside itself, so it stays outside the bundle.
+    program({ outfile: 'dist/program.cjs', external: ['libsql', '@libsql/client'] }),
   ])
+  copyFileSync('deploy/build/start.cjs', 'dist/mcr.cjs')
+  rmSync('dist/compiled', { recursive: true, force: true })
+  execFileSync(process.execPath, ['dist/mcr.cjs', '--version'])
+  return results
 }
 
 const results = await (values.executable ? buildExecutable() : buildAll())

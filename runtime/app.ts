@@ -5,7 +5,8 @@ import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
 import type { BlobStore } from '../lib/blobs/blob-store.ts'
 import type { Base, Exchange, RegistryContext } from '../lib/context.ts'
-import { type Handler, mount, type Route } from '../lib/http/mount.ts'
+import type { Endpoint } from '../lib/http/endpoint.ts'
+import { type Handler, mount } from '../lib/http/mount.ts'
 import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
 import { collectGarbageJob } from '../lib/jobs/collect-garbage.ts'
 import { expireUploads } from '../lib/jobs/expire-uploads.ts'
@@ -23,7 +24,7 @@ import { type Alarm, createAlarm } from './alarms.ts'
 import { readAuthKey } from './auth-key.ts'
 import { openBlobsFs } from './blobs-fs.ts'
 import { missingRoot } from './blobs-fs-root.ts'
-import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword } from './bootstrap.ts'
+import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword, makeFirstPassword } from './bootstrap.ts'
 import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
@@ -51,7 +52,7 @@ export interface Assets {
   units: Readonly<Record<string, string>>
   /** Version of the database driver. */
   driver: string
-  routes: readonly (Route & { handler: string; spec: readonly string[]; action: string; errors: readonly string[] })[]
+  routes: readonly (Omit<Endpoint, 'run'> & { handler: string })[]
 }
 
 export interface App {
@@ -90,13 +91,13 @@ const gatherMs = 1_000
 export async function createApp(
   config: Config,
   assets: Assets,
-  handlers: readonly Handler[],
+  handlers: readonly Pick<Handler, 'endpoints'>[],
   onFatal: (error: Error) => void,
   jobs: readonly string[] = [],
   worker?: Worker,
   rollback: 'refuse' | 'accept' = 'refuse',
 ): Promise<App> {
-  const logger = createLogger(config.log, worker?.number)
+  const logger = await createLogger(config.log, worker?.number)
   const log: Base['log'] = (event) => logger.log(event)
   const space = createSpace({ ...spaceOptions(config), log })
   const clock = watchClock(log)
@@ -117,6 +118,11 @@ export async function createApp(
       async () => (existsSync(config.database.path) ? undefined : `there is no database ${config.database.path}`),
       onWait,
     )
+  const passwords = createPasswords()
+  const makePassword = async () => await makeFirstPassword(passwords, config)
+  // On a first start another thread hashes it while this one makes the rest, which takes as long.
+  const early = opening.key && !existsSync(config.database.path) ? makePassword() : undefined
+  early?.catch(() => undefined)
   const database = await openDatabase(config, {
     onFatal: (error) => {
       log({ level: 'error', event: 'database_lost', error: String(error) })
@@ -130,9 +136,8 @@ export async function createApp(
   if (marksOnly) await untilMade(() => missingInDatabase(database, assets.migrations), onWait)
   else await migrate(database, assets.migrations)
   const instance = await ensureInstance(database, now())
-  const passwords = createPasswords()
   // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
-  const admin = opening.key ? await ensureAdmin(database, passwords, config, now()) : undefined
+  const admin = opening.key ? await ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined
   const metrics = createMetrics(
     assets.version,
     {

@@ -26,26 +26,37 @@ export async function ensureInstance(store: MetadataStore, now: number): Promise
   })
 }
 
+/** The first admin's password: the configured one, or a random one. */
+export interface FirstPassword {
+  password: string
+  isRandom: boolean
+  hash: string
+}
+
+export async function makeFirstPassword(passwords: PasswordHasher, config: Config): Promise<FirstPassword> {
+  const given = config.auth.bootstrapPassword
+  const password = given ?? randomBytes(15).toString('base64url')
+  return { password, isRandom: given === undefined, hash: await passwords.hash(password) }
+}
+
 /**
  * Makes the account `admin` where there is no account at all; of processes that start together one does. A random password goes to a
  * 0600 file, which goes when it was first used. Shape: what was made, with the password where it is random; undefined on later starts.
  */
 export async function ensureAdmin(
   store: MetadataStore,
-  passwords: PasswordHasher,
-  config: Config,
+  first: () => Promise<FirstPassword>,
+  root: string,
   now: number,
 ): Promise<{ name: string; password?: string; file?: string } | undefined> {
   if (await hasAccounts(store.read)) return undefined
-  const given = config.auth.bootstrapPassword
-  const password = given ?? randomBytes(15).toString('base64url')
-  const passwordHash = await passwords.hash(password)
+  const { password, isRandom, hash: passwordHash } = await first()
   try {
     const made = await store.write(async (sql) => {
       if (await hasAccounts(sql)) return false
       await addAccount(sql, {
         subject: `local:${randomUUID()}`,
-        name: 'admin',
+        name: firstAdmin,
         kind: 'human',
         roles: ['admin'],
         passwordHash,
@@ -58,8 +69,8 @@ export async function ensureAdmin(
     if (isMetadataError(error) && error.code === 'DB_CONSTRAINT') return undefined
     throw error
   }
-  if (given !== undefined) return { name: firstAdmin }
-  const file = passwordFile(config.storage.root)
+  if (!isRandom) return { name: firstAdmin }
+  const file = passwordFile(root)
   writeFileSync(file, `${password}\n`, { mode: 0o600 })
   return { name: firstAdmin, password, file }
 }

@@ -50,3 +50,7 @@ export function checkRequest(req: Req): Refusal | undefined {
     return { status: 417, code: 'UNSUPPORTED', message: 'an expectation other than 100-continue' }
   return undefined
 }
+
+/** Whether a request is gRPC (and not gRPC-Web, which fetch can serve). */
+export const isGrpc = (req: Req): boolean =>
+  req.httpVersionMajor === 2 && /^application\/grpc(\+|;|$)/.test(req.headers['content-type'] ?? '')

@@ -25,7 +25,3 @@ export function createGrpc(ctx: RegistryContext): (req: Req, res: Res, exchange:
     void serve(req as never, res as never)
   }
 }
-
-/** Whether a request is gRPC (and not gRPC-Web, which fetch can serve). */
-export const isGrpc = (req: Req): boolean =>
-  req.httpVersionMajor === 2 && /^application\/grpc(\+|;|$)/.test(req.headers['content-type'] ?? '')

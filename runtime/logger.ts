@@ -1,5 +1,5 @@
+import { isatty } from 'node:tty'
 import pino from 'pino'
-import pretty from 'pino-pretty'
 import type { Exchange } from '../lib/context.ts'
 import type { LogEvent } from '../lib/observe/log.ts'
 import type { RequestEnd } from './server.ts'
@@ -16,8 +16,12 @@ const quiet = new Set(['GET /livez', 'GET /readyz', 'GET /metrics'])
  * One JSON line an event and one a request; on a terminal, or when asked, lines a person reads. Values come from clients, so they are
  * bounded and their control characters are escaped by JSON; nothing that is a secret is ever handed in. `worker` stands in each line.
  */
-export function createLogger(options: { level: string; format: 'auto' | 'json' | 'pretty' }, worker?: number): Logger {
-  const asPretty = options.format === 'pretty' || (options.format === 'auto' && process.stdout.isTTY === true)
+export async function createLogger(
+  options: { level: string; format: 'auto' | 'json' | 'pretty' },
+  worker?: number,
+): Promise<Logger> {
+  const isTerminal = isatty(1)
+  const asPretty = options.format === 'pretty' || (options.format === 'auto' && isTerminal)
   const base = {
     level: options.level,
     base: worker === undefined ? undefined : { worker },
@@ -27,8 +31,8 @@ export function createLogger(options: { level: string; format: 'auto' | 'json' |
   const logger = asPretty
     ? pino(
         base,
-        pretty({
-          colorize: process.stdout.isTTY === true,
+        (await import('pino-pretty')).default({
+          colorize: isTerminal,
           sync: true,
           messageKey: 'event',
           translateTime: 'SYS:HH:MM:ss',

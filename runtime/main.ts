@@ -1,13 +1,14 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { normalize } from 'node:path'
+import { isatty } from 'node:tty'
 import { parse as parseToml } from 'smol-toml'
+import type { Endpoint } from '../lib/http/endpoint.ts'
 import type { Handler } from '../lib/http/mount.ts'
 import { type App, type Assets, createApp } from './app.ts'
 import { runCli, type ServeOptions } from './cli/cli.ts'
 import type { Config } from './config.ts'
-import { createGrpc } from './grpc.ts'
 import { createLogger, type Logger } from './logger.ts'
-import { installFetch, type RunningServer, startServer } from './server.ts'
+import { installFetch, type RunningServer, type ServerOptions, startServer } from './server.ts'
 import { type InheritedSocket, inheritedSockets } from './sockets.ts'
 import { joinParent, type Serving, type Worker } from './worker.ts'
 import { superviseWorkers } from './workers.ts'
@@ -41,10 +42,10 @@ async function serve(
   const inherited = inheritedSockets(process.env, { pid: process.pid, ...(worker ? { isWorker: true } : {}) })
   const list = readMountList(mount, assets)
   if (config.server.workers !== undefined && !worker) {
-    const logger = createLogger(config.log)
+    const logger = await createLogger(config.log)
     return await superviseWorkers(config, inherited, logger, (serving) => greet(logger, serving, config, assets, notes))
   }
-  const handlers = await loadHandlers(loaders, list)
+  const handlers = lateHandlers(loaders, assets.routes, list.handlers)
   const fatal = (error: Error) => {
     console.error(`mcr: ${error.message}; ending, so that nothing is answered from a broken database`)
     process.exit(70)
@@ -76,7 +77,7 @@ export async function startAppServer(
     inherited,
     grpcListen: app.servesRpc ? server.grpcAddr : undefined,
     adminListen: server.adminAddr,
-    grpc: app.servesRpc ? createGrpc(app.ctx) : undefined,
+    grpc: app.servesRpc ? lateGrpc(app) : undefined,
     tls: server.tlsCert !== undefined && server.tlsKey !== undefined ? { cert: server.tlsCert, key: server.tlsKey } : undefined,
     trustedProxies: server.trustedProxies,
     accel:
@@ -101,6 +102,15 @@ export async function startAppServer(
   })
 }
 
+/** gRPC, whose library is loaded by the first request that speaks it. */
+function lateGrpc({ ctx }: App): NonNullable<ServerOptions['grpc']> {
+  let loading: Promise<NonNullable<ServerOptions['grpc']>> | undefined
+  return (req, res, exchange) => {
+    loading ??= import('./grpc.ts').then(({ createGrpc }) => createGrpc(ctx))
+    void loading.then((serve) => serve(req, res, exchange))
+  }
+}
+
 /** The mount lists of these names, parted by commas, as one: names that the program knows, or files. Errors: a plain Error. */
 export function readMountList(names: string, assets: Pick<Assets, 'mounts'>): MountList {
   const lists = names.split(',').map((name) => readOneList(name.trim(), assets))
@@ -118,10 +128,22 @@ function readOneList(name: string, { mounts }: Pick<Assets, 'mounts'>): MountLis
   return { handlers: handlers as string[], jobs: jobs as string[] }
 }
 
-async function loadHandlers(loaders: HandlerLoaders, list: MountList): Promise<Handler[]> {
-  for (const name of list.handlers)
-    if (!Object.hasOwn(loaders, name)) throw new Error(`no handler is called ${name}; see mcr routes`)
-  return await Promise.all(list.handlers.map(async (name) => (await (loaders[name] as HandlerLoaders[string])()).default))
+/** The handlers of a mount list as the table of routes has them; the code of each is run when a request first asks for it. */
+function lateHandlers(loaders: HandlerLoaders, routes: Assets['routes'], names: readonly string[]): Pick<Handler, 'endpoints'>[] {
+  return names.map((name) => {
+    const load = Object.hasOwn(loaders, name) ? loaders[name] : undefined
+    if (!load) throw new Error(`no handler is called ${name}; see mcr routes`)
+    let loaded: Handler | undefined
+    const own = routes.filter((route) => route.handler === name)
+    const endpoints = own.map((route, index) => ({
+      ...route,
+      run: async (...call: Parameters<Endpoint['run']>) => {
+        loaded ??= (await load()).default
+        return await (loaded.endpoints[index] as Endpoint).run(...call)
+      },
+    }))
+    return { endpoints }
+  })
 }
 
 function greet(logger: Logger, serving: Serving, config: Config, assets: Assets, notes: readonly string[]): void {
@@ -138,9 +160,9 @@ function greet(logger: Logger, serving: Serving, config: Config, assets: Assets,
     root: config.storage.root,
   })
   if (admin?.file) logger.log({ level: 'info', event: 'admin_created', name: admin.name, password_file: admin.file })
-  if (!process.stdout.isTTY && notes.length === 0) return
+  if (!isatty(1) && notes.length === 0) return
   const lines = [`\nMCR ${assets.version} serves on ${url}`, ...notes]
-  if (admin?.password && process.stdout.isTTY)
+  if (admin?.password && isatty(1))
     lines.push(
       `First login: docker login ${url.replace(/^https?:\/\//, '')} -u ${admin.name} -p ${admin.password}`,
       `(kept in ${admin.file} until it is first used)`,
@@ -168,7 +190,7 @@ async function untilTold({ logger }: App, config: Config, worker: Worker | undef
     // The parent answers it. Without one a terminal that hangs up ends the process, and a request to reload is told what it lacks.
     process.on('SIGHUP', () => {
       if (worker) return
-      if (process.stdout.isTTY) tell('SIGHUP')
+      if (isatty(1)) tell('SIGHUP')
       else logger.log({ level: 'warn', event: 'not_replaced', hint: 'SIGHUP replaces workers: set server.workers, or restart' })
     })
   })

@@ -9,33 +9,31 @@ interface Ran {
 }
 
 /**
- * Brings a database to the newest schema, each migration in a transaction of its own; processes that start together wait for one another.
+ * Brings a database to the newest schema in one transaction; processes that start together wait for one another.
  * `migrations` are SQL texts by name, numbered. Shape: the names that ran now.
  * A newer database is taken when every migration that this program lacks says that a program of this age may run beside it.
  * Errors: a plain Error that says what to do, for a database of another program, one too new, or one whose past was edited.
  */
 export async function migrate(store: MetadataStore, migrations: Readonly<Record<string, string>>): Promise<string[]> {
-  const names = Object.keys(migrations).sort()
-  const ran: string[] = []
-  await store.write(async (sql) => {
+  if ((await missingMigration(store, migrations)) === undefined) return []
+  return await store.write(async (sql) => {
     await claim(sql)
-    for (const row of await readRan(sql)) checkRan(row, migrations)
-  })
-  for (const name of names) {
-    const text = migrations[name] as string
-    const isNew = await store.write(async (sql) => {
-      if ((await readRan(sql)).some((row) => row.name === name)) return false
+    const ran = await readRan(sql)
+    for (const row of ran) checkRan(row, migrations)
+    const names = Object.keys(migrations)
+      .sort()
+      .filter((name) => !ran.some((row) => row.name === name))
+    for (const name of names) {
+      const text = migrations[name] as string
       for (const statement of splitStatements(text)) await sql.run(statement)
       await sql.run(`INSERT INTO mcr_schema(name, sum, compatible_from) VALUES (?, ?, ?)`, [
         name,
         sumOf(text),
         compatibleFrom(text),
       ])
-      return true
-    })
-    if (isNew) ran.push(name)
-  }
-  return ran
+    }
+    return names
+  })
 }
 
 /**

@@ -62,7 +62,7 @@ export function extractAddon(bytes: Buffer, directory: string): string {
   const file = join(directory, `${hash}.node`)
   makeDirectory(directory)
   // What somebody we trust has put there, an image or a package, is as good as what we write.
-  if (holds(file, bytes.length, hash)) return file
+  if (holds(file, bytes)) return file
   const { uid, mode } = lstatSync(directory)
   if (uid !== self()) throw unfit(directory, 'belongs to another user', directory)
   if ((mode & 0o077) !== 0) throw unfit(directory, 'is open to others', directory)
@@ -105,7 +105,7 @@ const unfit = (path: string, why: string, directory: string) =>
   )
 
 /** Whether a file is there with exactly those bytes that nobody else can change. */
-function holds(file: string, size: number, hash: string): boolean {
+function holds(file: string, bytes: Buffer): boolean {
   let fd: number
   try {
     fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
@@ -115,8 +115,8 @@ function holds(file: string, size: number, hash: string): boolean {
   }
   try {
     const stat = fstatSync(fd)
-    if (!stat.isFile() || !isTrusted(stat.uid) || stat.size !== size || (stat.mode & 0o022) !== 0) return false
-    return sha256(readFileSync(fd)) === hash
+    if (!stat.isFile() || !isTrusted(stat.uid) || stat.size !== bytes.length || (stat.mode & 0o022) !== 0) return false
+    return bytes.equals(readFileSync(fd))
   } finally {
     closeSync(fd)
   }

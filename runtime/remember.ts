@@ -14,8 +14,8 @@ const maxBytes = 64 * 1024 * 1024
  * The one memory lib has: an answer is kept while the database has not changed since before it was looked up. Where the database cannot
  * say so (`revision` undefined), nothing is kept.
  */
-export function createRemember(revision: () => number | undefined, now: () => number, max = 20_000): Base['remember'] {
-  const entries = new LRUCache<string, Entry>({ max, maxSize: maxBytes, sizeCalculation: sizeOf })
+export function createRemember(revision: () => number | undefined, now: () => number): Base['remember'] {
+  const entries = new LRUCache<string, Entry>({ maxSize: maxBytes, sizeCalculation: sizeOf })
   return async (key, load, until) => {
     // Read before the query runs: a commit in between must make the entry stale, not be hidden by it.
     const before = revision()
@@ -30,5 +30,5 @@ export function createRemember(revision: () => number | undefined, now: () => nu
 
 function sizeOf({ value }: Entry): number {
   const body = (value as { body?: Uint8Array } | undefined)?.body
-  return 512 + (body?.byteLength ?? 0)
+  return 2048 + (body?.byteLength ?? 0)
 }

@@ -78,12 +78,12 @@ function buildExecutable(platform: Platform): string {
   writeFileSync(
     config,
     JSON.stringify({
-      main: 'dist/executable.mjs',
-      mainFormat: 'module',
+      main: 'dist/executable.cjs',
+      mainFormat: 'commonjs',
       executable: node,
       output,
       disableExperimentalSEAWarning: true,
-      useCodeCache: false,
+      useCodeCache: platform === own,
       // NODE_OPTIONS of the surroundings does not steer the registry.
       execArgvExtension: 'none',
       assets: { 'native/libsql.node': join(fetchPackage(platforms[platform].addon), 'index.node') },

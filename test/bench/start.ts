@@ -30,7 +30,7 @@ export async function start(): Promise<void> {
 /** Milliseconds from spawn to a 401 of /v2/, asked every few milliseconds. `look` sees the process then, by its id. */
 export async function firstAnswer(
   dir: string,
-  [file, ...words]: readonly string[] = [process.execPath, 'dist/mcr.mjs'],
+  [file, ...words]: readonly string[] = [process.execPath, 'dist/mcr.cjs'],
   look?: (pid: number) => Promise<void>,
 ): Promise<number> {
   const port = 20_000 + Math.floor(Math.random() * 20_000)

@@ -141,7 +141,7 @@ test('uninstall --data removes the data and the user', () => {
 
 test('where there is nothing to uninstall, or no executable to install, it says so', () => {
   assert.match(mcr('uninstall', '--root', root).text, /mcr install put nothing under this --root and --prefix/)
-  const bundle = spawnSync(process.execPath, ['dist/mcr.mjs', 'install', '--root', root], { encoding: 'utf8' })
+  const bundle = spawnSync(process.execPath, ['dist/mcr.cjs', 'install', '--root', root], { encoding: 'utf8' })
   assert.equal(bundle.status, 1)
   assert.match(bundle.stderr, /npm run build:binary/)
 })

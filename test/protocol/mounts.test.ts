@@ -72,7 +72,7 @@ test('a process that gives tokens has no blob directory, and one that moves blob
     openFiles(auth.pid).filter((file) => file.includes('blobs') || file.includes('uploads')),
     [],
   )
-  const push = spawnSync(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', 'push'], {
+  const push = spawnSync(process.execPath, ['dist/mcr.cjs', 'serve', '--mount', 'push'], {
     encoding: 'utf8',
     env: { PATH: process.env.PATH, ...env },
   })
@@ -108,7 +108,7 @@ test('only what signs reads the key, and a process without it works where the ke
   assert.equal(damaged.status, 404, await damaged.text())
   const admin = await start('admin', settings(root))
   assert.equal((await fetch(`${admin.url}/v1/status`, { headers: basic })).status, 200)
-  const again = spawnSync(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', 'auth'], {
+  const again = spawnSync(process.execPath, ['dist/mcr.cjs', 'serve', '--mount', 'auth'], {
     encoding: 'utf8',
     env: { PATH: process.env.PATH, ...settings(root) },
   })
@@ -131,7 +131,7 @@ test('a process that only reads waits for what it reads, makes nothing, and answ
 })
 
 test('lists are joined by commas; an unknown one is named, with those there are', async () => {
-  const unknown = spawnSync(process.execPath, ['dist/mcr.mjs', 'serve', '--mount', 'pull,pul'], {
+  const unknown = spawnSync(process.execPath, ['dist/mcr.cjs', 'serve', '--mount', 'pull,pul'], {
     encoding: 'utf8',
     env: { PATH: process.env.PATH, ...settings(fresh()) },
   })

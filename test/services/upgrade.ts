@@ -155,7 +155,7 @@ function buildOld(commit: string): string {
 
 /** The program of a version. `current` is where the units start it from. */
 function programCommand(where: string): string {
-  return `/opt/mcr/${relative(process.cwd(), process.execPath)} ${where}/dist/mcr.mjs`
+  return `/opt/mcr/${relative(process.cwd(), process.execPath)} ${where}/dist/mcr.cjs`
 }
 
 /** Puts a version where the units start it from, as an installation does: beside it, and renamed. */

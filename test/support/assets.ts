@@ -31,7 +31,7 @@ export async function loadHandlers(): Promise<Record<string, Handler>> {
 /** What the build would embed, read from the sources. */
 export function makeAssets(handlers: Record<string, Handler>): Assets {
   const routes = Object.entries(handlers).flatMap(([handler, { endpoints }]) =>
-    endpoints.map(({ methods, path, spec, action, errors }) => ({ handler, methods, path, spec, action, errors })),
+    endpoints.map(({ run: _, ...declared }) => ({ handler, ...declared })),
   )
   return {
     version: '0.0.0-test',

@@ -93,7 +93,7 @@ async function install(machine: Machine): Promise<void> {
     return
   }
   const node = join('/opt/mcr', relative(root, realpathSync(process.execPath)))
-  write('/usr/local/bin/mcr', `#!/bin/sh\nexec ${node} /opt/mcr/dist/mcr.mjs "$@"\n`, 0o755)
+  write('/usr/local/bin/mcr', `#!/bin/sh\nexec ${node} /opt/mcr/dist/mcr.cjs "$@"\n`, 0o755)
   await run(
     'useradd',
     '--system',

@@ -53,10 +53,10 @@ export interface RegistryProcess {
 
 export const password = 'correct-horse-battery'
 
-/** The program that is tested: `dist/mcr.mjs` on this Node, or the file that `MCR_TEST_COMMAND` names. Shape: a file and its first arguments. */
+/** The program that is tested: `dist/mcr.cjs` on this Node, or the file that `MCR_TEST_COMMAND` names. Shape: a file and its first arguments. */
 export function mcrCommand(): [file: string, ...args: string[]] {
   const named = process.env.MCR_TEST_COMMAND
-  return named ? [join(root, named)] : [process.execPath, join(root, 'dist/mcr.mjs')]
+  return named ? [join(root, named)] : [process.execPath, join(root, 'dist/mcr.cjs')]
 }
 
 /** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. `through` is a command that runs it. */

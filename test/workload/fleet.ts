@@ -9,7 +9,7 @@ import { freePort } from '../support/ports.ts'
 import { password } from '../support/process.ts'
 import { type Client, createClient, createGate, type Gate } from './client.ts'
 
-const program = new URL('../../dist/mcr.mjs', import.meta.url).pathname
+const program = new URL('../../dist/mcr.cjs', import.meta.url).pathname
 
 export interface Place {
   /** storage.root: blobs, uploads, key. */
