@@ -83,13 +83,14 @@ function buildExecutable(platform: Platform): string {
       executable: node,
       output,
       disableExperimentalSEAWarning: true,
+      // Another platform's machine code cannot be made here; the seed makes it the same in each build.
       useCodeCache: platform === own,
       // NODE_OPTIONS of the surroundings does not steer the registry.
       execArgvExtension: 'none',
       assets: { 'native/libsql.node': join(fetchPackage(platforms[platform].addon), 'index.node') },
     }),
   )
-  execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] })
+  execFileSync(process.execPath, ['--random-seed=1', '--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] })
   chmodSync(output, 0o755)
   return output
 }
