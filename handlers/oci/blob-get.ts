@@ -5,7 +5,7 @@ import { matchesIfNoneMatch } from '../../lib/http/conditional.ts'
 import { endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
 import { apiVersion } from '../../lib/http/response.ts'
-import { findLinkedBlob, isReferenced, type LinkedBlob, touchLink } from '../../lib/metadata/blobs.ts'
+import { findLinkedBlob, type LinkedBlob, touchLink } from '../../lib/metadata/blobs.ts'
 import { unlessFull } from '../../lib/metadata/errors.ts'
 import { findManifest, readManifestBody } from '../../lib/metadata/manifests.ts'
 import type { Digest } from '../../lib/oci/digest.ts'
@@ -73,9 +73,8 @@ function headersOf(digest: Digest, size: number): Record<string, string> {
   }
 }
 
-/** T4: an old link that nothing references is made warm for a caller that may push; one that a manifest holds needs nothing. */
+/** T4: an old link is made warm for a caller that may push, also one that a manifest holds: that manifest may go before the push ends. */
 async function keepWarm(ctx: Needs, blob: LinkedBlob, digest: Digest): Promise<void> {
-  if (await isReferenced(ctx.metadata.read, blob.repositoryId, digest)) return
   if ((await unlessFull(ctx.metadata.write((sql) => touchLink(sql, blob.repositoryId, digest)))) === false)
     throw ociError('BLOB_UNKNOWN', { digest })
 }

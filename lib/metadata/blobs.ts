@@ -35,7 +35,7 @@ export async function findStoredBlob(
   return rows[0]
 }
 
-/** T4: keeps an unreferenced link warm for whoever is about to push a manifest with it. Shape: whether the link was there. */
+/** T4: keeps a link warm for whoever is about to push a manifest with it. Shape: whether the link was there. */
 export async function touchLink(sql: Sql, repositoryId: RepositoryId, digest: Digest): Promise<boolean> {
   const changed = await sql.run(
     `UPDATE repo_blobs SET epoch = (SELECT epoch FROM instance) WHERE repo_id = ? AND digest = ? AND hidden_epoch IS NULL`,

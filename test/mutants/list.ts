@@ -418,6 +418,19 @@ export const mutants: readonly Mutant[] = [
     changes: [['handlers/oci/blob-get.ts', '          await keepWarm(ctx, blob, digest)\n', '          void keepWarm\n']],
   },
   {
+    name: 'HEAD keeps nothing warm that a manifest holds',
+    layers: [protocol('garbage-rules'), protocol('garbage')],
+    changes: [
+      [
+        'handlers/oci/blob-get.ts',
+        `  if ((await unlessFull(`,
+        `  const held = \`SELECT 1 AS one FROM refs f JOIN manifests m ON m.id = f.manifest_id WHERE f.digest = ? AND m.repo_id = ?\`
+  if ((await ctx.metadata.read.all(held, [digest, blob.repositoryId])).length > 0) return
+  if ((await unlessFull(`,
+      ],
+    ],
+  },
+  {
     name: 'the reaper ignores pins',
     layers: [protocol('garbage')],
     changes: [[garbage, ' AND NOT ${pinned} ORDER BY inc', ' ORDER BY inc']],

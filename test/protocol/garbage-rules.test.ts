@@ -99,6 +99,19 @@ test('untagged manifests go by rule: never a child of a kept index, never a sign
   assert.equal(await get(`/v2/${name}/manifests/${sha256(child)}`), 404)
 })
 
+test('a layer that a push was told is there outlives the untagged image that held it', async () => {
+  const layer = 'of an old build and of the next'
+  const { digest } = await pushImage(registry, 'ci/next', 'latest', { layers: [layer] })
+  await pushImage(registry, 'ci/next', 'latest', { layers: ['of another build'] })
+  await pass(9)
+  assert.equal((await registry.fetch('HEAD', `/v2/ci/next/blobs/${sha256(layer)}`)).status, 200)
+  await collect()
+  assert.equal(await get(`/v2/ci/next/manifests/${digest}`), 404, 'the old build is untagged and cold')
+  const layers = [{ mediaType: 'application/vnd.oci.image.layer.v1.tar', digest: sha256(layer), size: layer.length }]
+  const next = await putManifest(registry, 'ci/next', 'latest', image('the next build', { layers }))
+  assert.equal(next.status, 201, await next.text())
+})
+
 test('an ordinary run looks at what the queue names; a full one at everything', async () => {
   const layer = await pushBlob(registry, 'plain/app', 'nobody needs this')
   await pass(3)
