@@ -41,8 +41,8 @@ const phases: Phase[] = [
   ['limits', node, [...bounds, ...tests('test/limits/{disk-full,connections}.test.ts')]],
   ['matrix', node, [...bounds, 'test/matrix/run.ts']],
   ['matrix, three processes', node, [...bounds, 'test/matrix/run.ts'], { MCR_TEST_SHAPE: 'split' }],
-  ['schema', node, ['test/schema/run.ts']],
-  ['conformance', node, ['test/conformance/run.ts']],
+  ['schema', node, ['test/schema/run.ts'], { MCR_TEST_EXAMPLES: '20' }],
+  ['conformance', node, ['test/conformance/run.ts', '--slice']],
 ]
 /** One after the other: docker, podman and the others keep things for the whole machine. */
 const clients: Phase[] = [
