@@ -14,7 +14,7 @@ export interface Opening {
 }
 
 /** Ports that are data or this process's own: they open nothing. */
-const closed: readonly (keyof Ports)[] = ['limits', 'about', 'rules', 'renderMetrics', 'ready', 'files', 'outgoing']
+const closed: readonly (keyof Ports)[] = ['limits', 'about', 'rules', 'renderMetrics', 'ready', 'files', 'outgoing', 'retention']
 /** What a job opens besides the database, which each of them writes; the blob store unless said otherwise. */
 const jobNeeds: Readonly<Record<string, readonly ('blobs' | 'key')[]>> = {
   'advance-epoch': [],

@@ -1,13 +1,14 @@
 import { endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
-import { empty } from '../../lib/http/response.ts'
+import { empty, releaseHeaders } from '../../lib/http/response.ts'
 import { change } from '../../lib/journal/change.ts'
 import { findLinkedBlob, hideLink, isReferenced } from '../../lib/metadata/blobs.ts'
+import { releasedBlobBytes, releaseOf } from '../../lib/metadata/released.ts'
 import { findRepository } from '../../lib/metadata/repositories.ts'
 
 /**
  * DELETE /v2/<name>/blobs/<digest>: takes the blob out of this repository; others that hold it keep it. One that a manifest of this
- * repository needs is not taken: that would break an image that still stands.
+ * repository needs is not taken: that would break an image that still stands. `MCR-*` headers say how many bytes go, and when.
  */
 export default handler(
   endpoint({
@@ -16,10 +17,10 @@ export default handler(
     path: '/v2/:name+/blobs/:digest',
     action: 'registry:delete',
     errors: ['BLOB_UNKNOWN', 'NAME_UNKNOWN', 'DIGEST_INVALID', 'NAME_INVALID', 'UNSUPPORTED'],
-    needs: ['metadata', 'limits'],
+    needs: ['metadata', 'limits', 'retention'],
     async handle({ params: { name, digest }, principal, exchange, error }, ctx) {
       if (!ctx.limits.deleteEnabled) throw error('UNSUPPORTED', 'deleting is switched off', { headers: { Allow: 'GET, HEAD' } })
-      await change(ctx, { principal, exchange }, async (sql, append) => {
+      const release = await change(ctx, { principal, exchange }, async (sql, append) => {
         if ((await findRepository(sql, name)) === undefined) throw error('NAME_UNKNOWN', { name })
         const blob = await findLinkedBlob(sql, name, digest)
         if (!blob) throw error('BLOB_UNKNOWN', { name, digest })
@@ -31,8 +32,10 @@ export default handler(
           )
         await hideLink(sql, blob.repositoryId, digest)
         append({ type: 'blob_deleted', repository: name, digest, detail: { size: blob.size } })
+        const released = await releasedBlobBytes(sql, blob.repositoryId, digest)
+        return await releaseOf(sql, ctx.retention, ctx.now(), released)
       })
-      return empty(202, { 'Docker-Content-Digest': digest })
+      return empty(202, { 'Docker-Content-Digest': digest, ...releaseHeaders(release) })
     },
   }),
 )

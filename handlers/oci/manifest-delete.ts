@@ -1,9 +1,10 @@
 import { type Call, endpoint } from '../../lib/http/endpoint.ts'
 import { handler } from '../../lib/http/mount.ts'
 import { preconditionFailed, preconditionHolds } from '../../lib/http/precondition.ts'
-import { empty } from '../../lib/http/response.ts'
+import { empty, releaseHeaders } from '../../lib/http/response.ts'
 import { type Append, change } from '../../lib/journal/change.ts'
 import { deleteManifest, findManifest, type StoredManifest, touchManifest } from '../../lib/metadata/manifests.ts'
+import { releasedBytes, releaseOf, releaseOfUntag } from '../../lib/metadata/released.ts'
 import { findRepository } from '../../lib/metadata/repositories.ts'
 import type { Sql } from '../../lib/metadata/sql.ts'
 import { addTagHistory, removeTag, tagsOf } from '../../lib/metadata/tags.ts'
@@ -14,7 +15,7 @@ const errors = ['MANIFEST_UNKNOWN', 'NAME_UNKNOWN', 'NAME_INVALID', 'DIGEST_INVA
 
 /**
  * DELETE /v2/<name>/manifests/<reference>: a tag goes alone, its manifest stays; a digest goes with every tag that points at it. What a
- * deleted manifest refers to stays protected until it can no longer be brought back.
+ * deleted manifest refers to stays protected until it can no longer be brought back. `MCR-*` headers say how many bytes go, and when.
  */
 export default handler(
   endpoint({
@@ -23,13 +24,13 @@ export default handler(
     path,
     action: 'registry:delete',
     errors,
-    needs: ['metadata', 'limits'],
+    needs: ['metadata', 'limits', 'retention'],
     async handle(call, ctx) {
       const { request, params, principal, exchange, error } = call
       const { name, reference } = params
       if (!ctx.limits.deleteEnabled)
         throw error('UNSUPPORTED', 'deleting is switched off', { headers: { Allow: 'GET, HEAD, PUT' } })
-      const digest = await change(ctx, { principal, exchange }, async (sql, append) => {
+      const { digest, release } = await change(ctx, { principal, exchange }, async (sql, append) => {
         if ((await findRepository(sql, name)) === undefined) throw error('NAME_UNKNOWN', { name })
         const manifest = await findManifest(sql, name, reference)
         if (!preconditionHolds(request, manifest?.digest)) throw preconditionFailed(manifest?.digest)
@@ -37,13 +38,19 @@ export default handler(
           throw error('MANIFEST_UNKNOWN', { name, reference: reference.kind === 'tag' ? reference.tag : reference.digest })
         const tags = reference.kind === 'tag' ? [reference.tag] : await tagsOf(sql, manifest.repositoryId, manifest.id)
         for (const tag of tags) await untag(call, sql, append, manifest, tag, ctx.now())
-        if (reference.kind === 'digest') {
-          await deleteManifest(sql, manifest.id)
-          append({ type: 'manifest_deleted', repository: name, digest: manifest.digest, detail: { tags } })
-        } else await touchManifest(sql, manifest.id)
-        return manifest.digest
+        const { id, digest, repositoryId: repoId } = manifest
+        if (reference.kind === 'tag') {
+          await touchManifest(sql, id)
+          return {
+            digest,
+            release: await releaseOfUntag(sql, ctx.retention, ctx.now(), { repository: name, repoId, id, digest }),
+          }
+        }
+        await deleteManifest(sql, id)
+        append({ type: 'manifest_deleted', repository: name, digest, detail: { tags } })
+        return { digest, release: await releaseOf(sql, ctx.retention, ctx.now(), await releasedBytes(sql, repoId, id)) }
       })
-      return empty(202, { 'Docker-Content-Digest': digest })
+      return empty(202, { 'Docker-Content-Digest': digest, ...releaseHeaders(release) })
     },
   }),
 )

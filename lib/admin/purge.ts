@@ -1,6 +1,7 @@
 import { change } from '../journal/change.ts'
 import { deleteManifest, touchManifest } from '../metadata/manifests.ts'
-import { findRepository, listRepositories, releasedBytes } from '../metadata/repositories.ts'
+import { releasedBytes, releaseOf } from '../metadata/released.ts'
+import { findRepository, listRepositories } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { type TagRow, tagsByAge, tagsOf } from '../metadata/tags.ts'
 import { isOciError } from '../oci/errors.ts'
@@ -9,7 +10,7 @@ import { compileGlob } from '../policy/glob.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { invalid, parseDuration, stamp } from './input.ts'
 import { type AdminContext, type Operation, type OperationCall, operation } from './operation.ts'
-import { releaseOf } from './released.ts'
+import { releaseMessage } from './released.ts'
 import { mustFindRepository } from './repositories.ts'
 import { untag } from './tags.ts'
 
@@ -57,7 +58,7 @@ export const purgeOperations: readonly Operation[] = [
         await change(ctx, call, async (_sql, append) => {
           append({ type: 'purged', detail: { deleted, kept } })
         })
-      const space = await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released)
+      const space = releaseMessage(await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released))
       return { tags, deleted, kept, dryRun: input.dryRun, ...space }
     },
   }),

@@ -1,11 +1,11 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { change } from '../journal/change.ts'
+import { releasedBytes, releaseOf } from '../metadata/released.ts'
 import {
   deleteRepository as buryRepository,
   findRepository,
   listRepositories as listNames,
   type RepositoryId,
-  releasedBytes,
   summarize,
 } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
@@ -15,7 +15,7 @@ import type { RepositoryName } from '../oci/names.ts'
 import { RegistryService, type RepositorySchema, type TagSchema } from './gen/mcr/v1/registry_pb.ts'
 import { parseAdminPage, repositoryOf, stamp } from './input.ts'
 import { type AdminContext, type Operation, type OperationCall, operation } from './operation.ts'
-import { releaseOf } from './released.ts'
+import { releaseMessage } from './released.ts'
 
 const { listRepositories, getRepository, deleteRepository } = RegistryService.method
 
@@ -104,7 +104,7 @@ export const repositoryOperations: readonly Operation[] = [
         append({ type: 'repository_deleted', repository, detail })
         return detail
       })
-      const space = await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released)
+      const space = releaseMessage(await releaseOf(ctx.metadata.read, ctx.retention, ctx.now(), released))
       return { tagsDeleted: BigInt(gone.tags), manifestsDeleted: BigInt(gone.manifests), ...space }
     },
   }),

@@ -1,6 +1,7 @@
 import { type Append, change } from '../journal/change.ts'
 import { deleteManifest as buryManifest, findManifest, readManifestBody, touchManifest } from '../metadata/manifests.ts'
-import { type RepositoryId, releasedBytes } from '../metadata/repositories.ts'
+import { releasedBytes, releaseOf, releaseOfUntag } from '../metadata/released.ts'
+import type { RepositoryId } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { addTagHistory, findTag, listTagRows, removeTag, setTag, tagAt, tagHistory, tagsOf } from '../metadata/tags.ts'
 import { type Digest, parseDigest } from '../oci/digest.ts'
@@ -9,7 +10,7 @@ import { isFallbackTag, parseReference, type RepositoryName, type Tag } from '..
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { cutPage, parseAdminPage, parseNumberAfter, repositoryOf, requireDigest, stamp, tagOf, timeOf } from './input.ts'
 import { type Operation, type OperationCall, operation } from './operation.ts'
-import { releaseOf, releaseOfUntag } from './released.ts'
+import { releaseMessage } from './released.ts'
 import { manifestMessage, mustFindRepository, tagMessage } from './repositories.ts'
 
 const { listTags, getTag, listTagHistory, moveTag, deleteTag, getManifest, deleteManifest } = RegistryService.method
@@ -153,7 +154,11 @@ export const tagOperations: readonly Operation[] = [
         await untag(sql, append, call, { repository, id, tag, digest: found.digest, now: ctx.now() })
         await touchManifest(sql, found.manifestId)
         const manifest = { repository, repoId: id, id: found.manifestId, digest: found.digest }
-        return { name: tag, digest: found.digest, ...(await releaseOfUntag(sql, ctx.retention, ctx.now(), manifest)) }
+        return {
+          name: tag,
+          digest: found.digest,
+          ...releaseMessage(await releaseOfUntag(sql, ctx.retention, ctx.now(), manifest)),
+        }
       })
     },
   }),
@@ -207,7 +212,7 @@ export const tagOperations: readonly Operation[] = [
         for (const tag of tags) await untag(sql, append, call, { repository, id, tag, digest, now: ctx.now() })
         await buryManifest(sql, manifest.id)
         append({ type: 'manifest_deleted', repository, digest, detail: { tags } })
-        return { digest, tags, ...(await releaseOf(sql, ctx.retention, ctx.now(), released)) }
+        return { digest, tags, ...releaseMessage(await releaseOf(sql, ctx.retention, ctx.now(), released)) }
       })
     },
   }),

@@ -1,3 +1,5 @@
+import type { Release } from '../metadata/released.ts'
+
 /** Headers of every answer under /v2. Old docker clients tell a registry from a web server by the first. */
 export const apiVersion = { 'Docker-Distribution-Api-Version': 'registry/2.0' } as const
 
@@ -7,6 +9,15 @@ export function empty(status: number, headers: Record<string, string> = {}): Res
     status,
     headers: status === 204 ? { ...apiVersion, ...headers } : { ...apiVersion, 'Content-Length': '0', ...headers },
   })
+}
+
+/** What a delete frees, for clients of the protocol: bytes, and when those that were released are free at the earliest (RFC 3339). */
+export function releaseHeaders({ freedNow, released, freeAfter }: Release): Record<string, string> {
+  return {
+    'MCR-Freed-Now': String(freedNow),
+    'MCR-Released': String(released),
+    ...(freeAfter === undefined ? {} : { 'MCR-Free-After': new Date(freeAfter).toISOString() }),
+  }
 }
 
 /** A JSON body with exactly the content type given: clients compare the whole value. */

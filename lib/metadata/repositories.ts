@@ -71,18 +71,3 @@ export async function deleteRepository(sql: Sql, id: RepositoryId): Promise<void
   for (const { inc } of await sql.all<{ inc: string }>(`SELECT inc FROM uploads WHERE repo_id = ? ORDER BY inc`, [id]))
     await discardUpload(sql, inc)
 }
-
-/** Bytes of blobs that nothing but these manifests of a repository needs (S8); each counted once. */
-export async function releasedBytes(sql: Sql, repositoryId: RepositoryId, manifestId: number | null): Promise<number> {
-  const [row] = await sql.all<{ bytes: number }>(
-    `SELECT coalesce(sum(b.size), 0) AS bytes FROM blobs b WHERE b.digest IN (
-       SELECT f.digest FROM refs f JOIN manifests m ON m.id = f.manifest_id
-       WHERE m.repo_id = ? AND (? IS NULL OR m.id = ?) AND f.kind IN ('config', 'layer', 'child'))
-     AND NOT EXISTS (
-       SELECT 1 FROM refs o JOIN manifests n ON n.id = o.manifest_id JOIN repositories r ON r.id = n.repo_id
-       WHERE o.digest = b.digest AND n.deleted_epoch IS NULL AND r.deleted_epoch IS NULL
-       AND NOT (n.repo_id = ? AND (? IS NULL OR n.id = ?)))`,
-    [repositoryId, manifestId, manifestId, repositoryId, manifestId, manifestId],
-  )
-  return row?.bytes ?? 0
-}

@@ -168,6 +168,17 @@ test('a dry run names each thing and why, to the byte, and tells apart what a sn
   assert.match(why.freed_by, new RegExp(run.id))
 })
 
+test('where a rule collects untagged manifests, the delete of a tag says in headers what goes with it and when', async () => {
+  await pushImage(registry, 'rule/tag', 'keeps-the-config')
+  await pushImage(registry, 'rule/tag', 'v1', { layers: ['goes with its tag'] })
+  const { headers } = await registry.fetch('DELETE', '/v2/rule/tag/manifests/v1')
+  assert.deepEqual(
+    ['mcr-freed-now', 'mcr-released'].map((name) => headers.get(name)),
+    ['0', String('goes with its tag'.length)],
+  )
+  assert.ok(Date.parse(headers.get('mcr-free-after') as string) > Date.now() + 2 * 86_400_000)
+})
+
 test('one thing that cannot be collected keeps no other', async () => {
   for (const name of ['bad/one', 'bad/two']) await pushBlob(registry, name, `in ${name}`)
   await pass(3)

@@ -319,6 +319,30 @@ test('what cannot come back says why: taken by another, collected, never there',
   assert.equal((await undelete('undelete/late')).status, 409)
 })
 
+test('the deletes of the protocol say in headers what they free, now and later; each byte once', async () => {
+  await pushImage(registry, 'free/other', 'v1', { layers: ['needed by another image'] })
+  const { digest } = await pushImage(registry, 'free/app', 'v1', { layers: ['needed by another image', 'by this one only'] })
+  const freed = async (path: string) => {
+    const { status, headers } = await registry.fetch('DELETE', `/v2/${path}`)
+    assert.equal(status, 202)
+    const until = headers.get('mcr-free-after')
+    return [headers.get('mcr-freed-now'), headers.get('mcr-released'), until && Date.parse(until) > Date.now() + 7 * 86_400_000]
+  }
+  assert.deepEqual(await freed('free/app/manifests/v1'), ['0', '0', null], 'the manifest stays: no rule collects it')
+  assert.deepEqual(await freed(`free/app/manifests/${digest}`), ['0', String('by this one only'.length), true])
+  const loose = 'in two repositories'
+  for (const name of ['free/app', 'free/other']) await pushBlob(registry, name, loose)
+  assert.deepEqual(await freed(`free/app/blobs/${sha256(loose)}`), ['0', '0', true], 'the other repository has it')
+  assert.deepEqual(await freed(`free/other/blobs/${sha256(loose)}`), ['0', String(loose.length), true])
+  // What a repository names and does not hold is nothing that it frees, nor that whoever deletes there learns of.
+  const foreign = await pushBlob(registry, 'free/secret', 'of another repository')
+  const type = 'application/vnd.oci.image.layer.nondistributable.v1.tar+gzip'
+  const named = { layers: [{ mediaType: type, digest: foreign, size: 1, urls: ['https://example.com/'] }] }
+  const { digest: naming } = await pushImage(registry, 'free/app', 'foreign', { extra: named })
+  assert.deepEqual(await freed(`free/app/manifests/${naming}`), ['0', '0', true])
+  assert.deepEqual(await freed(`free/app/blobs/${sha256('needed by another image')}`), ['0', '0', true], 'an image needs it')
+})
+
 test('du counts each byte once, and why names what keeps a blob and who removed it', async () => {
   await pushImage(registry, 'du/one', 'v1', { layers: ['shared by two', 'only in one'] })
   await pushImage(registry, 'du/two', 'v1', { layers: ['shared by two'] })
