@@ -47,7 +47,7 @@ const phases: Phase[] = [
 /** One after the other: docker, podman and the others keep things for the whole machine. */
 const clients: Phase[] = [
   ['binary', node, ['test/binary/run.ts']],
-  ['e2e', node, ['test/e2e/run.ts']],
+  ['e2e', node, ['test/e2e/run.ts', '--slice']],
   ['e2e, three processes', node, ['test/e2e/run.ts'], { MCR_TEST_SHAPE: 'split' }],
   ['access', node, ['test/e2e/access.ts']],
   ['access, three processes', node, ['test/e2e/access.ts'], { MCR_TEST_SHAPE: 'split' }],

@@ -1,4 +1,5 @@
-// Real clients against the built registry, over HTTPS and with login. Everything one client pushes, every other pulls, byte for byte.
+// Real clients against the built registry, over HTTPS and with login. Everything one client pushes, every other pulls, byte for byte;
+// with `--slice` half of the others.
 import assert from 'node:assert/strict'
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -23,6 +24,7 @@ const needed = [
   'debootstrap',
   'openssl',
 ]
+const isSlice = process.argv.includes('--slice')
 const missing = needed.filter((name) => !findTool(name))
 if (missing.length > 0) {
   console.log(`not installed: ${missing.join(', ')}; on Debian .ci/install-clients installs them (as root)`)
@@ -59,8 +61,10 @@ async function story(name: string, work: () => Promise<unknown>): Promise<void> 
 
 /** From source what each client pushes every other pulls; in another shape, which serves the same handlers, the next one does. */
 function pullersOf(pusher: (typeof clients)[number]): typeof clients {
-  if (shapeName() === 'source') return clients.filter((client) => client !== pusher)
-  return [clients[(clients.indexOf(pusher) + 1) % clients.length] as typeof pusher]
+  const own = clients.indexOf(pusher)
+  if (shapeName() !== 'source') return [clients[(own + 1) % clients.length] as typeof pusher]
+  // A slice: each pulls from every other one of the rest.
+  return clients.filter((client, index) => client !== pusher && !(isSlice && (index + own) % 2 === 0))
 }
 
 const authorization = `Basic ${Buffer.from(`admin:${password}`).toString('base64')}`
