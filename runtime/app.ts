@@ -29,6 +29,7 @@ import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { type Descriptors, shareDescriptors } from './descriptors.ts'
+import { garbageGauges } from './garbage-gauges.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
@@ -138,12 +139,14 @@ export async function createApp(
   const instance = await ensureInstance(database, now())
   // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
   const admin = opening.key ? await ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined
+  const retention = retentionOf(config.storage.retention)
   const metrics = createMetrics(
     assets.version,
     {
       database_wal_bytes: { help: "Size of the database's write-ahead log.", joined: 'max', value: database.walBytes },
       ...spaceGauges(space),
       ...clock.gauges,
+      ...garbageGauges(database.read, retention.epochMs),
       connections_limit: { help: 'Most connections at a time.', joined: 'sum', value: () => descriptors.connections },
       open_files_limit: { help: 'Most files of blobs that are open at a time.', joined: 'sum', value: () => descriptors.files },
     },
@@ -233,7 +236,7 @@ export async function createApp(
     rules: { builtIn },
     trusts: identities.trusts,
     collector: undefined,
-    retention: retentionOf(config.storage.retention),
+    retention,
     files: blobs,
     outgoing: createOutgoingFetch(),
     space,

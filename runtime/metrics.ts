@@ -17,8 +17,10 @@ export async function addUp(snapshots: readonly MetricSnapshot[]): Promise<Metri
   return await AggregatorRegistry.aggregate(snapshots as unknown as object[]).getMetricsAsJSON()
 }
 
-/** What is asked at each scrape; `joined` says what several workers' values make. */
-export type Gauges = Readonly<Record<string, { help: string; joined: 'max' | 'min' | 'sum'; value: () => number }>>
+/** What is asked at each scrape; `joined` says what several workers' values make. What cannot be told then is NaN, and the rest is. */
+export type Gauges = Readonly<
+  Record<string, { help: string; joined: 'max' | 'min' | 'sum'; value: () => number | Promise<number> }>
+>
 
 /** The process's numbers, under `mcr_`; `gather` gives the numbers of all workers where there are several. */
 export function createMetrics(version: string, gauges: Gauges, gather?: () => Promise<readonly MetricSnapshot[]>): Metrics {
@@ -40,8 +42,8 @@ export function createMetrics(version: string, gauges: Gauges, gather?: () => Pr
       help,
       aggregator: joined,
       registers: [register],
-      collect() {
-        this.set(value())
+      async collect() {
+        this.set(await Promise.try(value).catch(() => Number.NaN))
       },
     })
   new Gauge({

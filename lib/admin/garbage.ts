@@ -14,6 +14,9 @@ import { mustFindRepository } from './repositories.ts'
 const { runGarbageCollection, reconcileStorage, getGarbageCollectionStatus } = RegistryService.method
 const { pauseGarbageCollection, resumeGarbageCollection, listGarbageFindings } = RegistryService.method
 
+/** Of what waits, of each kind: who asks for the status may wait for it. */
+const counted = 1_000_000
+
 /** Garbage collection, asked for and looked at; a job runs it, in whichever process has jobs. */
 export const garbageOperations: readonly Operation[] = [
   operation(runGarbageCollection, {
@@ -44,7 +47,7 @@ export const garbageOperations: readonly Operation[] = [
       if (id !== '' && !run)
         throw ociError('NOT_FOUND', undefined, { message: 'there is no such run: the last hundred are kept' })
       const { pausedBy, pausedAt } = await gcState(sql)
-      const { manifests, links, blobs, oldest, trash, epoch } = await queueState(sql)
+      const { manifests, links, blobs, oldest, trash, epoch } = await queueState(sql, counted)
       const [pin] = await sql.all<{ held: number }>(`SELECT ${pinned} AS held`)
       return {
         running: run !== undefined && run.state !== 'done',

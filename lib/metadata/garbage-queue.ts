@@ -136,23 +136,28 @@ export async function* everyBlob(sql: Sql): Source {
   }
 }
 
-/** How much waits: entries of the queue by kind, the oldest epoch among them, incarnations in the trash. Counted up to a million each. */
-export async function queueState(
-  sql: Sql,
-): Promise<{ manifests: number; links: number; blobs: number; oldest: number | null; trash: number; epoch: number }> {
-  const count = (kind: GarbageKind) => `(SELECT count(*) FROM (SELECT 1 FROM gc_queue WHERE kind = '${kind}' LIMIT 1000000))`
+/** What waits for collection: entries of the queue by kind, incarnations in the trash, the oldest epoch in the queue, and the current one. */
+export interface QueueState {
+  manifests: number
+  links: number
+  blobs: number
+  trash: number
+  oldest: number | null
+  epoch: number
+  /** ms of the current epoch that have passed */
+  elapsed: number
+}
+
+/** How much waits, each counted up to `most`: what it costs is bounded by that. */
+export async function queueState(sql: Sql, most: number): Promise<QueueState> {
+  const count = (kind: GarbageKind) => `(SELECT count(*) FROM (SELECT 1 FROM gc_queue WHERE kind = '${kind}' LIMIT ?1))`
   const oldest = (kind: GarbageKind) => `SELECT min(epoch) AS e FROM gc_queue WHERE kind = '${kind}' AND epoch > 0`
-  const [row] = await sql.all<{
-    manifests: number
-    links: number
-    blobs: number
-    oldest: number | null
-    trash: number
-    epoch: number
-  }>(
+  const [row] = await sql.all<QueueState>(
     `SELECT ${count('manifest')} AS manifests, ${count('link')} AS links, ${count('blob')} AS blobs,
+       (SELECT count(*) FROM (SELECT 1 FROM trash LIMIT ?1)) AS trash,
        (SELECT min(e) FROM (${oldest('manifest')} UNION ALL ${oldest('link')} UNION ALL ${oldest('blob')})) AS oldest,
-       (SELECT count(*) FROM (SELECT 1 FROM trash LIMIT 1000000)) AS trash, (SELECT epoch FROM instance) AS epoch`,
+       epoch, epoch_elapsed_ms AS elapsed FROM instance`,
+    [most],
   )
-  return row ?? { manifests: 0, links: 0, blobs: 0, oldest: null, trash: 0, epoch: 0 }
+  return row ?? { manifests: 0, links: 0, blobs: 0, trash: 0, oldest: null, epoch: 0, elapsed: 0 }
 }

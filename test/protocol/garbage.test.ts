@@ -343,6 +343,29 @@ test('the deletes of the protocol say in headers what they free, now and later; 
   assert.deepEqual(await freed(`free/app/blobs/${sha256('needed by another image')}`), ['0', '0', true], 'an image needs it')
 })
 
+test('metrics tell how much waits for collection and for how long, counting no more than a scrape may cost', async () => {
+  await collect({ now: true })
+  await pushBlob(registry, 'wait/app', 'waits for its manifest')
+  await pass(4)
+  const scrape = async () => {
+    const text = await (await registry.fetch('GET', '/metrics')).text()
+    return (name: string) => Number(new RegExp(`^mcr_gc_${name} (\\S+)$`, 'm').exec(text)?.[1])
+  }
+  const before = await scrape()
+  assert.ok(before('queue_entries') >= 1, 'the link')
+  assert.ok(before('oldest_candidate_seconds') >= 4 * 86_400)
+  assert.ok(before('oldest_candidate_seconds') < 5 * 86_400)
+  const many = `WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10500) SELECT i FROM n`
+  await registry.sql(`INSERT INTO gc_queue(kind, epoch, repo_id, digest) SELECT 'blob', 1000000, 0, 'many' || i FROM (${many})`)
+  await registry.sql(`INSERT INTO trash(inc, digest, epoch) SELECT 'many' || i, 'none', 1000000 FROM (${many})`)
+  await new Promise((resolve) => setTimeout(resolve, 1_100))
+  const after = await scrape()
+  await registry.sql(`DELETE FROM gc_queue WHERE epoch = 1000000`)
+  await registry.sql(`DELETE FROM trash WHERE epoch = 1000000`)
+  assert.ok(after('queue_entries') >= 10_001 && after('queue_entries') < 10_500, `${after('queue_entries')}`)
+  assert.equal(after('trash_entries'), 10_000)
+})
+
 test('du counts each byte once, and why names what keeps a blob and who removed it', async () => {
   await pushImage(registry, 'du/one', 'v1', { layers: ['shared by two', 'only in one'] })
   await pushImage(registry, 'du/two', 'v1', { layers: ['shared by two'] })
