@@ -5,11 +5,13 @@ import {
   dropEmptyRepositories,
   dropLink,
   dropManifest,
+  dropNeverUsed,
   type Horizon,
   judgeBlob,
   judgeDeleted,
   judgeLink,
   judgeUntagged,
+  neverUsedRepositories,
 } from '../metadata/garbage.ts'
 import {
   deletedManifests,
@@ -26,7 +28,7 @@ import type { RepositoryId } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import type { RepositoryName } from '../oci/names.ts'
 import { compileGlob } from '../policy/glob.ts'
-import { breathe, type Collection, enterPhase, orLeaveOut, type Taken, takeEach } from './gc-pace.ts'
+import { breathe, type Collection, enterPhase, mayGoOn, orLeaveOut, type Taken, takeEach } from './gc-pace.ts'
 
 /** No dry run: nothing counts as gone before it is. */
 const nothing = ''
@@ -132,7 +134,7 @@ export function blobSources(horizon: Horizon, full: boolean, read: Sql): Source[
   return full ? [everyBlob(read), queue] : [queue]
 }
 
-/** T7c; and repositories that hold nothing any more. */
+/** T7c; and repositories that hold nothing any more, or, in a full check, never did. */
 export async function collectBlobs(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
   const { read } = c.ctx.metadata
   const take = async (sql: Sql, _append: Append, item: Candidate) => {
@@ -146,5 +148,13 @@ export async function collectBlobs(c: Collection, horizon: Horizon, full: boolea
   for (const source of blobSources(horizon, full, read)) await takeEach(c, 'blob', source, take)
   await orLeaveOut(c, 'repositories', async () => {
     while ((await c.ctx.metadata.write((sql) => dropEmptyRepositories(sql, horizon))) > 0) await breathe(c, 1, 0)
+    if (!full) return
+    const { now, retention, metadata } = c.ctx
+    const before = now() - retention.windowAfter * retention.epochMs
+    for await (const ids of neverUsedRepositories(read, before)) {
+      await mayGoOn(c)
+      if (ids.length > 0) await metadata.write((sql) => dropNeverUsed(sql, ids, before))
+      await breathe(c, 1, ids.length)
+    }
   })
 }

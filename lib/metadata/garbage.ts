@@ -138,6 +138,33 @@ export async function dropEmptyRepositories(sql: Sql, { deleted }: Horizon): Pro
   )
 }
 
+/** A name that uploads were begun under, none of which ended: nothing was ever to be seen there. Whoever begins one takes it again. */
+const neverUsed = `r.visible = 0 AND r.deleted_epoch IS NULL AND r.created_at <= ? AND NOT EXISTS (SELECT 1 FROM uploads WHERE repo_id = r.id)
+  AND NOT EXISTS (SELECT 1 FROM repo_blobs WHERE repo_id = r.id) AND NOT EXISTS (SELECT 1 FROM manifests WHERE repo_id = r.id)
+  AND NOT EXISTS (SELECT 1 FROM tags WHERE repo_id = r.id)`
+
+/** Repositories that were made before `before` (ms since 1970) and never used, for the full check: it looks at every one, some at a time. */
+export async function* neverUsedRepositories(sql: Sql, before: number): AsyncIterable<number[]> {
+  for (let at = 0; ; ) {
+    const rows = await sql.all<{ id: number; hit: number }>(
+      `SELECT r.id, (${neverUsed}) AS hit FROM (SELECT * FROM repositories WHERE id > ? ORDER BY id LIMIT 1000) r ORDER BY r.id`,
+      [before, at],
+    )
+    const last = rows.at(-1)
+    if (!last) return
+    yield rows.filter(({ hit }) => hit !== 0).map(({ id }) => id)
+    at = last.id
+  }
+}
+
+/** Drops those of `ids` that are not used now either. */
+export async function dropNeverUsed(sql: Sql, ids: readonly number[], before: number): Promise<void> {
+  await sql.run(`DELETE FROM repositories AS r WHERE r.id IN (SELECT value FROM json_each(?)) AND ${neverUsed}`, [
+    JSON.stringify(ids),
+    before,
+  ])
+}
+
 /**
  * T8's look: incarnations after `after` whose files may go, and none while a pin holds. Pins and trash are read in one statement: what is
  * in the trash before a pin is made is in no copy of the database that is made under it.

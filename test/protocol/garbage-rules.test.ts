@@ -232,3 +232,28 @@ test('paused, nothing is removed: a run waits, a new one is 409; resumed, it goe
   assert.equal((await settled('paused')).error, '')
   assert.equal(await get(`/v2/pause/app/blobs/${layer}`), 404)
 })
+
+test('a full run takes the names of pushes that never came to anything, older than the window; no other', async () => {
+  const begin = async (name: string) =>
+    (await registry.fetch('POST', `/v2/${name}/blobs/uploads/`)).headers.get('location') as string
+  for (const name of ['never/one', 'never/two', 'never/young'])
+    assert.equal((await registry.fetch('DELETE', await begin(name))).status, 204)
+  const open = await begin('never/open')
+  await pushBlob(registry, 'never/pushed', 'a blob')
+  await registry.sql(`UPDATE repositories SET created_at = 1 WHERE name LIKE 'never/%' AND name <> 'never/young'`)
+  const names = async () =>
+    (
+      await registry.database.read.all<{ name: string }>(`SELECT name FROM repositories WHERE name LIKE 'never/%' ORDER BY name`)
+    ).map(({ name }) => name.slice(6))
+  await collect()
+  assert.deepEqual(await names(), ['one', 'open', 'pushed', 'two', 'young'], 'an ordinary run looks at no name')
+  await collect({ full: true, dry_run: true })
+  assert.equal((await names()).length, 5)
+  assert.equal((await collect({ full: true })).error, '')
+  assert.deepEqual(await names(), ['open', 'pushed', 'young'])
+  // Both go on: the upload under way, and a name that was forgotten.
+  const digest = sha256('late')
+  assert.equal((await registry.fetch('PUT', `${open}?digest=${digest}`, { body: 'late' })).status, 201)
+  await pushBlob(registry, 'never/one', 'late')
+  assert.equal(await get(`/v2/never/one/blobs/${digest}`), 200)
+})
