@@ -1,5 +1,6 @@
 import type { Timestamp } from '@bufbuild/protobuf/wkt'
 import type { Sql } from '../metadata/sql.ts'
+import { storedBytes, usageByRepository } from '../metadata/usage.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { repositoryOf, stamp } from './input.ts'
@@ -17,23 +18,15 @@ export const usageOperations: readonly Operation[] = [
     cli: { words: 'du', args: ['repository'], columns: ['name', 'size', 'unique', 'shared'] },
     async run(input, _call, ctx) {
       const sql = ctx.metadata.read
-      const [all] = await sql.all<{ bytes: number }>(`SELECT coalesce(sum(size), 0) AS bytes FROM blobs`)
-      const stored = BigInt(all?.bytes ?? 0)
       const rows =
         input.repository === ''
-          ? await sql.all<{ name: string; size: number; own: number }>(
-              `SELECT r.name, sum(b.size) AS size,
-                 sum(CASE WHEN (SELECT count(*) FROM repo_blobs o JOIN repositories p ON p.id = o.repo_id
-                   WHERE o.digest = l.digest AND o.hidden_epoch IS NULL AND p.deleted_epoch IS NULL) = 1 THEN b.size ELSE 0 END) AS own
-               FROM repositories r JOIN repo_blobs l ON l.repo_id = r.id AND l.hidden_epoch IS NULL JOIN blobs b ON b.digest = l.digest
-               WHERE r.deleted_epoch IS NULL GROUP BY r.id ORDER BY own DESC, r.name LIMIT 1000`,
-            )
+          ? await usageByRepository(sql)
           : await sql.all<{ name: string; size: number; own: number }>(tagUsage, [
               await mustFindRepository(sql, repositoryOf(input.repository)),
             ])
       return {
         usage: rows.map(({ name, size, own }) => ({ name, size: BigInt(size), unique: BigInt(own), shared: BigInt(size - own) })),
-        stored,
+        stored: BigInt(await storedBytes(sql)),
       }
     },
   }),
