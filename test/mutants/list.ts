@@ -341,7 +341,7 @@ export const mutants: readonly Mutant[] = [
     slice: true,
     changes: [
       [phases, 'const verdict = await judgeLink(sql, item, horizon, nothing)', "const verdict: Verdict = { garbage: '' }"],
-      [phases, '  judgeUntagged,\n}', '  judgeUntagged,\n  type Verdict,\n}'],
+      [phases, '  judgeUntagged,\n  neverUsedRepositories,\n}', '  judgeUntagged,\n  neverUsedRepositories,\n  type Verdict,\n}'],
       [
         phases,
         "await takeEach(c, 'link', source, take)",
