@@ -1,7 +1,7 @@
 import ipaddr from 'ipaddr.js'
 import type { PrincipalKind } from '../auth/principal.ts'
 import type { Action } from './actions.ts'
-import { compileGlob, firstComponent } from './glob.ts'
+import { compileGlob, firstComponent, lastUnit } from './glob.ts'
 import type { Rule } from './rule.ts'
 
 export interface PolicyInput {
@@ -25,8 +25,22 @@ export interface Decision {
 
 type Matcher = (text: string) => boolean
 type Network = (address: Address) => boolean
+/** IPv4 addresses of one network: those that are `wanted` under `mask`. */
+interface Network4 {
+  readonly mask: number
+  readonly wanted: number
+}
 interface CompiledRule {
   readonly rule: Rule
+  // What most rules fail by is compared first and where it stands: a registry may have a thousand rules.
+  readonly expiresAt?: number
+  /** its only role */
+  readonly role?: string
+  /** what every repository that it matches ends in, where that is one thing */
+  readonly lastUnit?: number
+  /** the upper half of its only network, where that is one of IPv4; else 0 under a mask of 0 */
+  readonly network: number
+  readonly networkMask: number
   /** place in the order in which rules are looked at */
   readonly order: number
   readonly repositories?: Matcher
@@ -52,8 +66,14 @@ export function compileRules(rules: readonly Rule[]): CompiledRules {
   const sorted = [...rules].sort((a, b) => a.priority - b.priority)
   const byAction = new Map<Action, RulesOfAction>()
   for (const [order, rule] of sorted.entries()) {
+    const network4 = rule.networks.length === 1 ? network4Of(rule.networks[0] as string) : undefined
     const compiled: CompiledRule = {
       rule,
+      expiresAt: rule.expiresAt,
+      role: rule.roles.length === 1 ? rule.roles[0] : undefined,
+      lastUnit: rule.repositories.length === 1 ? lastUnit(rule.repositories[0] as string) : undefined,
+      network: network4 ? network4.wanted >>> 16 : 0,
+      networkMask: network4 ? network4.mask >>> 16 : 0,
       order,
       repositories: anyOf(rule.repositories.map(compileGlob)),
       tags: anyOf(rule.tags.map(compileGlob)),
@@ -92,16 +112,22 @@ export function evaluate(rules: CompiledRules, input: PolicyInput): Decision {
   const own =
     (input.repository !== undefined && of?.byComponent.get(slash < 0 ? input.repository : input.repository.slice(0, slash))) || []
   const address = of?.networks ? addressOf(input.address) : undefined
+  const upper = address?.v4 === undefined ? 0 : address.v4 >>> 16
+  const lastUnit = input.repository?.charCodeAt(input.repository.length - 1)
+  const { roles } = input
   // Two lists in order, walked as one.
   for (let g = 0, o = 0; g < general.length || o < own.length; ) {
     const fromOwn =
       o < own.length && (g === general.length || (own[o] as CompiledRule).order < (general[g] as CompiledRule).order)
     const compiled = (fromOwn ? own[o++] : general[g++]) as CompiledRule
-    const { rule } = compiled
-    if (rule.expiresAt !== undefined) {
-      if (rule.expiresAt <= input.now) continue
-      expiresAt = Math.min(expiresAt ?? Number.POSITIVE_INFINITY, rule.expiresAt)
+    if (compiled.expiresAt !== undefined) {
+      if (compiled.expiresAt <= input.now) continue
+      expiresAt = Math.min(expiresAt ?? Number.POSITIVE_INFINITY, compiled.expiresAt)
     }
+    if (compiled.lastUnit !== undefined && compiled.lastUnit !== lastUnit) continue
+    if (compiled.role !== undefined && !roles.includes(compiled.role)) continue
+    if ((upper & compiled.networkMask) !== compiled.network) continue
+    const { rule } = compiled
     if (allowed !== undefined && rule.effect === 'allow') continue
     if (!applies(compiled, input, address)) continue
     if (rule.effect === 'deny') return { allow: false, rule, expiresAt }
@@ -145,14 +171,9 @@ function addressOf(text: string | undefined): Address | undefined {
 }
 
 function compileNetwork(cidr: string): Network {
-  const [network, bits] = cidr.includes('/') ? ipaddr.parseCIDR(cidr) : [ipaddr.parse(cidr), undefined]
-  const own = network.toByteArray()
-  const length = bits ?? own.length * 8
-  if (own.length === 4) {
-    const mask = length === 0 ? 0 : -1 << (32 - length)
-    const wanted = numberOf(own) & mask
-    return ({ v4 }) => v4 !== undefined && (v4 & mask) === wanted
-  }
+  const own4 = network4Of(cidr)
+  if (own4) return ({ v4 }) => v4 !== undefined && (v4 & own4.mask) === own4.wanted
+  const { own, length } = bytesOf(cidr)
   const whole = length >> 3
   const mask = (0xff << (8 - (length & 7))) & 0xff
   return ({ bytes }) => {
@@ -160,4 +181,17 @@ function compileNetwork(cidr: string): Network {
     for (let at = 0; at < whole; at++) if (bytes[at] !== own[at]) return false
     return (length & 7) === 0 || ((bytes[whole] as number) & mask) === ((own[whole] as number) & mask)
   }
+}
+
+function network4Of(cidr: string): Network4 | undefined {
+  const { own, length } = bytesOf(cidr)
+  if (own.length !== 4) return undefined
+  const mask = length === 0 ? 0 : -1 << (32 - length)
+  return { mask, wanted: numberOf(own) & mask }
+}
+
+function bytesOf(cidr: string): { own: readonly number[]; length: number } {
+  const [network, bits] = cidr.includes('/') ? ipaddr.parseCIDR(cidr) : [ipaddr.parse(cidr), undefined]
+  const own = network.toByteArray()
+  return { own, length: bits ?? own.length * 8 }
 }

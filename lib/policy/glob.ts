@@ -31,6 +31,12 @@ export function firstComponent(pattern: string): string | undefined {
   return at.kind === 'literal' ? literalOf(tokens.slice(0, end)) : undefined
 }
 
+/** The last UTF-16 unit of everything a glob matches, where it is always the same; else undefined. */
+export function lastUnit(pattern: string): number | undefined {
+  const last = parse(pattern).at(-1)
+  return last?.kind === 'literal' ? last.char.charCodeAt(last.char.length - 1) : undefined
+}
+
 type Token =
   | { kind: 'literal'; char: string }
   | { kind: 'any' }

@@ -73,7 +73,12 @@ async function logins(): Promise<void> {
   const token = '/v2/token?scope=repository:access/app:pull'
   await ask(good, 'GET', token)
   const repeated: number[] = []
-  for (let index = 0; index < 500; index++) repeated.push(await timed(() => ask(good, 'GET', token)))
+  const [byPassword, byToken]: [number[], number[]] = [[], []]
+  for (let index = 0; index < 500; index++) {
+    repeated.push(await timed(() => ask(good, 'GET', token)))
+    byPassword.push(await timed(() => ask(good, 'GET', '/v2/')))
+    byToken.push(await timed(() => ask(mcr, 'GET', '/v2/')))
+  }
   const manifest = '/v2/access/app/manifests/v1'
   const pulls = async (seconds: number) => {
     const times: number[] = []
@@ -96,7 +101,10 @@ async function logins(): Promise<void> {
   const noisy = await pulls(5)
   stop = true
   await guessing
-  console.log(`\nrepeated login and token, median                  ${median(repeated).toFixed(2)} ms`)
+  console.log(`\nrepeated login and a new token, median            ${median(repeated).toFixed(2)} ms`)
+  console.log(
+    `GET /v2/ by a repeated password, by a token       ${median(byPassword).toFixed(2)} ms, ${median(byToken).toFixed(2)} ms: the login costs the difference`,
+  )
   console.log(
     `manifest pull, p99, quiet                         ${percentile(quiet, 0.99).toFixed(2)} ms (${quiet.length} pulls)`,
   )
