@@ -30,7 +30,7 @@ const phases: Phase[] = [
     { MCR_TEST_SHAPE: 'split' },
   ],
   ['model', node, ['test/model/run.ts', '--slice']],
-  ['interleave', node, ['test/interleave/run.ts', '--every', '8']],
+  ['interleave', node, ['test/interleave/run.ts', '--every', '16']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
   ['power', node, ['test/power/run.ts', '--cuts', '3', '--on', 'split']],
   ['uploads', node, ['test/uploads/run.ts', '--uploads', '300', '--killEach', '60']],
@@ -48,7 +48,7 @@ const phases: Phase[] = [
 const clients: Phase[] = [
   ['binary', node, ['test/binary/run.ts']],
   ['e2e', node, ['test/e2e/run.ts', '--slice']],
-  ['e2e, three processes', node, ['test/e2e/run.ts'], { MCR_TEST_SHAPE: 'split' }],
+  ['e2e, three processes', node, ['test/e2e/run.ts', '--slice'], { MCR_TEST_SHAPE: 'split' }],
   ['access', node, ['test/e2e/access.ts']],
   ['access, three processes', node, ['test/e2e/access.ts'], { MCR_TEST_SHAPE: 'split' }],
 ]

@@ -44,8 +44,8 @@ const runs: Run[] =
   shapeName() === 'source'
     ? [
         { name: 'one process', shape: 'source' },
-        { name: 'sparse data', shape: 'source', sparse: true, slice: ['http 1.1', 'https dev'] },
-        { name: 'three processes', shape: 'split', slice: ['http 1.1', 'https dev'] },
+        { name: 'sparse data', shape: 'source', sparse: true, slice: ['https dev'] },
+        { name: 'three processes', shape: 'split', slice: ['http 1.1'] },
         { name: 'libSQL server', shape: 'source', remote: true, slice: ['https dev'] },
       ]
     : [{ name: shapes[shapeName()].what, shape: shapeName() }]

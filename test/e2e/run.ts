@@ -1,5 +1,5 @@
 // Real clients against the built registry, over HTTPS and with login. Everything one client pushes, every other pulls, byte for byte;
-// with `--slice` half of the others.
+// with `--slice` half of the others from source, and fewer clients in another shape.
 import assert from 'node:assert/strict'
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -39,7 +39,9 @@ const registry = await startShape(shapeName(), { cert, key })
 console.log(`the registry is ${shapes[shapeName()].what}`)
 const { host } = registry
 const target: Target = { host, cert, scratch }
-const clients = makeClients(target)
+// A slice in another shape does without the two that take longest and go the same way as skopeo.
+const left = isSlice && shapeName() !== 'source' ? ['podman', 'buildah'] : []
+const clients = makeClients(target).filter(({ name }) => !left.includes(name))
 let passed = 0
 let failed = 0
 

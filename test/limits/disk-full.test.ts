@@ -95,14 +95,17 @@ test(`a disk that fills and is freed, ${rounds} times: no false success, reads n
   }
 
   async function readBack(): Promise<void> {
+    const [next] = images.keys()
     for (const [tag, { layer, text }] of images) {
       const manifest = await ask('GET', `/v2/full/app/manifests/${tag}`)
       assert.equal(await manifest.text(), text)
       const blob = await ask('GET', `/v2/full/app/blobs/${layer}`)
       assert.equal(sha256(new Uint8Array(await blob.arrayBuffer())), layer)
-      const head = await ask('HEAD', `/v2/full/app/blobs/${layer}`)
-      assert.equal(head.status, 200)
-      counts.reads += 3
+      counts.reads += 2
+      // HEAD keeps a layer for a push that may follow, so the one that is deleted next is not asked for like this.
+      if (tag === next) continue
+      assert.equal((await ask('HEAD', `/v2/full/app/blobs/${layer}`)).status, 200)
+      counts.reads++
     }
     for (const path of [
       '/v2/full/app/tags/list',

@@ -344,6 +344,8 @@ test('REST and Connect with JSON agree: every question has the same answer, and 
       const [one, other] = [await rest(operation, input, { authorization }), await connect(operation, input, { authorization })]
       const answers = [await one.json(), await other.json()]
       assert.deepEqual([one.status, other.status], [200, 200], `${method.name} ${JSON.stringify(answers)}`)
+      // An entry of the journal may be written between the two.
+      for (const answer of answers) delete answer.journal_seq
       assert.deepEqual(plain(answers[1]), plain(answers[0]), method.name)
       questions++
     }

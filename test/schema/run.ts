@@ -125,7 +125,7 @@ try {
   await ask('POST', '/v1/robots', { name: known.name, actions: [known.action], repositories: ['**'] })
   await pushManifest()
   console.log(`seed ${seed}, at most ${examples} cases an operation: MCR_TEST_SEED and MCR_TEST_EXAMPLES set them`)
-  // Not spawnSync: what it blocks for two minutes are also the connections of this process.
+  // Not spawnSync: what it blocks for minutes are also the connections of this process.
   const child = spawn(
     installed.python,
     [
@@ -137,7 +137,7 @@ try {
     {
       cwd: scratch,
       stdio: 'inherit',
-      timeout: 120_000,
+      timeout: 300_000,
       env: {
         ...process.env,
         PYTHONPATH: [scratch, installed.modules ?? ''].join(':'),
@@ -149,7 +149,7 @@ try {
   )
   const [status, signal] = (await once(child, 'exit')) as [number | null, NodeJS.Signals | null]
   failed = status !== 0
-  if (signal) console.log(`schemathesis was ended by ${signal}: two minutes are the most`)
+  if (signal) console.log(`schemathesis was ended by ${signal}: five minutes are the most`)
 
   // What was refused at the door has shown nothing of what is behind it.
   const document = JSON.parse(await ask('GET', '/v1/openapi.json')) as {
