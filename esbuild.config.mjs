@@ -6,6 +6,7 @@ import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
 import { build } from 'esbuild'
 import { fillCompiled } from './deploy/build/compile.mjs'
+import { makeEmptyDatabase } from './deploy/build/empty-database.ts'
 
 if (Number(process.versions.node.split('.')[0]) < 22) {
   console.error(`Node ${process.versions.node} cannot build this; run it through npm, which brings its own: npm run build`)
@@ -48,9 +49,11 @@ const read = (folder, ending) =>
   )
 
 async function entry() {
+  const migrations = read('migrations', '.sql')
   const assets = {
     version,
-    migrations: read('migrations', '.sql'),
+    migrations,
+    emptyDatabase: await makeEmptyDatabase(migrations),
     mounts: read('deploy/mounts', '.toml'),
     units: read('deploy/systemd', ''),
     driver: JSON.parse(readFileSync('node_modules/libsql/package.json', 'utf8')).version,

@@ -29,6 +29,7 @@ import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
 import { type Database, openDatabase } from './database.ts'
 import { type Descriptors, shareDescriptors } from './descriptors.ts'
+import { layEmptyDatabase } from './empty-database.ts'
 import { garbageGauges } from './garbage-gauges.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
@@ -48,6 +49,8 @@ import type { Worker } from './worker.ts'
 export interface Assets {
   version: string
   migrations: Readonly<Record<string, string>>
+  /** A database with all of them, deflated and in base64; absent: a first start runs them. */
+  emptyDatabase?: string
   mounts: Readonly<Record<string, string>>
   /** systemd units by file name. */
   units: Readonly<Record<string, string>>
@@ -124,6 +127,7 @@ export async function createApp(
   // On a first start another thread hashes it while this one makes the rest, which takes as long.
   const early = opening.key && !existsSync(config.database.path) ? makePassword() : undefined
   early?.catch(() => undefined)
+  if (!marksOnly && config.database.url === undefined) layEmptyDatabase(config.database.path, assets.emptyDatabase)
   const database = await openDatabase(config, {
     onFatal: (error) => {
       log({ level: 'error', event: 'database_lost', error: String(error) })
@@ -138,7 +142,8 @@ export async function createApp(
   else await migrate(database, assets.migrations)
   const instance = await ensureInstance(database, now())
   // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
-  const admin = opening.key ? await ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined
+  const admin = opening.key ? ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined
+  admin?.catch(() => undefined)
   const retention = retentionOf(config.storage.retention)
   const metrics = createMetrics(
     assets.version,
@@ -282,7 +287,7 @@ export async function createApp(
     descriptors,
     alarm,
     database,
-    admin,
+    admin: await admin,
     startJobs(names) {
       const known: Job[] = [
         advanceEpoch(ctx.retention),

@@ -1,11 +1,13 @@
 // What an upgrade does to a database: killed at any statement it is as before and the next start finishes; what is too new is refused.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { after, test } from 'node:test'
+import { makeEmptyDatabase } from '../../deploy/build/empty-database.ts'
 import { openDatabaseFile } from '../../runtime/database-file.ts'
+import { layEmptyDatabase } from '../../runtime/empty-database.ts'
 import { compatibleFrom, migrate, missingMigration } from '../../runtime/migrate.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-migrate-'))
@@ -120,4 +122,35 @@ test('every migration since the rule says which programs may run beside it', () 
       `${name}: its first line must be "-- compatible-from: NNNN", NNNN being the newest migration of the oldest program that still works on a database with it (docs/decisions, "Old and new side by side"); its own number where there is none`,
     )
   }
+})
+
+test('the empty database that a build carries is what the migrations make, and is laid only where there is none', async () => {
+  const carried = await makeEmptyDatabase(texts)
+  assert.equal(await makeEmptyDatabase(texts), carried, 'the same to the byte')
+  const path = join(scratch, 'laid.db')
+  layEmptyDatabase(path, carried)
+  assert.equal(statSync(path).mode & 0o777, 0o600)
+  const laid = await open(path)
+  assert.deepEqual(await migrate(laid, texts), [])
+  await laid.write((sql) => sql.run(`INSERT INTO instance(id, name, created_at) VALUES (1, 'mcr-test', 0)`))
+  await laid.close()
+  const wanted = join(scratch, 'migrated.db')
+  const migrated = await open(wanted)
+  await migrate(migrated, texts)
+  await migrated.close()
+  assert.deepEqual(await schemaOf(path), await schemaOf(wanted))
+  layEmptyDatabase(path, carried)
+  const kept = await open(path)
+  assert.equal((await kept.read.all('SELECT 1 FROM instance')).length, 1, 'what is there stays')
+  await kept.close()
+  // A log without its database is one that somebody lost: nothing of it may come into a new one.
+  const orphan = join(scratch, 'orphan.db')
+  writeFileSync(`${orphan}-wal`, 'a log')
+  layEmptyDatabase(orphan, carried)
+  assert.ok(!existsSync(orphan))
+  assert.deepEqual(
+    readdirSync(scratch).filter((name) => /^laid\.db\./.test(name)),
+    [],
+    'nothing is left beside it',
+  )
 })
