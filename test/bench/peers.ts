@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { findTool, password, startRegistry } from '../support/process.ts'
+import { findTool, killAtExit, password, startRegistry } from '../support/process.ts'
 
 /** A registry under measurement: plain HTTP on loopback. */
 export interface Peer {
@@ -67,7 +67,7 @@ export async function startDockerRegistry(): Promise<Peer | undefined> {
     `version: 0.1\nlog:\n  level: error\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: ${dir}/data\n  delete:\n    enabled: true\nhttp:\n  addr: 127.0.0.1:${port}\n`,
   )
   const child: ChildProcess = spawn(command, ['serve', config], { stdio: 'ignore' })
-  process.once('exit', () => child.kill('SIGKILL'))
+  killAtExit(child)
   const url = `http://127.0.0.1:${port}`
   for (let attempt = 0; attempt < 100; attempt++) {
     if (

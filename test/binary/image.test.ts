@@ -20,7 +20,7 @@ import { after, test } from 'node:test'
 import { docker, makeClients, run, type Target } from '../e2e/clients.ts'
 import { makeSmallImage } from '../e2e/content.ts'
 import { freePort } from '../support/ports.ts'
-import { findTool, listeningPort, makeCertificate, password, startRegistry } from '../support/process.ts'
+import { findTool, killAtExit, listeningPort, makeCertificate, password, startRegistry } from '../support/process.ts'
 
 interface Descriptor {
   digest: string
@@ -67,7 +67,7 @@ function inRoot(root: string, args: string[], env: Record<string, string> = {}):
     },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
-  process.once('exit', () => child.kill('SIGKILL'))
+  killAtExit(child)
   return child
 }
 

@@ -2,7 +2,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { findTool } from '../support/process.ts'
+import { findTool, killAtExit } from '../support/process.ts'
 
 /** What a client needs to know about the registry it talks to. */
 export interface Target {
@@ -314,7 +314,7 @@ async function background(command: string, args: string[], ready: () => Promise<
   child.stderr?.on('data', (chunk: Buffer) => {
     log = `${log}${chunk}`.slice(-4000)
   })
-  process.once('exit', () => child.kill('SIGKILL'))
+  killAtExit(child)
   for (let attempt = 0; attempt < 150; attempt++) {
     if (child.exitCode !== null) break
     try {

@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { holdSocket } from '../../runtime/sockets.ts'
-import { listeningPort, makeCertificate, mcrCommand, password } from '../support/process.ts'
+import { killAtExit, listeningPort, makeCertificate, mcrCommand, password } from '../support/process.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-activation-'))
 after(() => rmSync(scratch, { recursive: true, force: true }))
@@ -32,9 +32,7 @@ function startWith(fds: readonly number[], names: string, env: Record<string, st
     env: { ...env, LISTEN_FDS: String(fds.length), LISTEN_FDNAMES: names },
     stdio: ['ignore', 'pipe', 'pipe', ...fds],
   })
-  const kill = () => child.kill('SIGKILL')
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
+  killAtExit(child)
   return child
 }
 

@@ -6,7 +6,7 @@ import { readAuthKey } from '../../runtime/auth-key.ts'
 import { loadConfig } from '../../runtime/config.ts'
 import { createIdentities } from '../../runtime/identities.ts'
 import { admin } from '../matrix/columns.ts'
-import { nativeFetch } from '../support/assets.ts'
+import { askToken, checkStraight, getWithIdentity } from '../support/logins.ts'
 import { startMcias } from '../support/mcias.ts'
 import { errorCode, pushImage } from '../support/oci.ts'
 import { testRegistry } from '../support/registry.ts'
@@ -22,15 +22,14 @@ mcias.addAccount({ username: 'careful', password: 'a password over there', totp:
 mcias.addAccount({ username: 'deployer', type: 'system', roles: [] })
 
 const password = 'a password over there'
-const pull = async (name: string, secret = password) =>
-  await registry.fetch('GET', '/v2/team/app/manifests/v1', { as: { name, password: secret } })
+const image = '/v2/team/app/manifests/v1'
+const scope = 'repository:team/app:pull'
+const pull = async (name: string, secret = password) => await getWithIdentity(registry, image, { name, password: secret }, scope)
 const tokenOf = async (name: string, secret: string) => {
-  const response = await nativeFetch(`${registry.url}/v2/token?scope=repository:team/app:pull`, {
-    headers: { authorization: `Basic ${btoa(`${name}:${secret}`)}` },
-  })
+  const response = await askToken(registry, { name, password: secret }, scope)
   return { status: response.status, token: ((await response.json()) as { token: string }).token }
 }
-const withToken = async (bearer: string) => (await registry.fetch('GET', '/v2/team/app/manifests/v1', { bearer })).status
+const withToken = async (bearer: string) => (await registry.fetch('GET', image, { bearer })).status
 
 /** The job of the registry, run now instead of in half a minute. */
 async function revalidate(offlineGrace = '0s'): Promise<void> {
@@ -51,6 +50,7 @@ test('people of the identity service log in with name and password, and are who 
     `SELECT subject, roles, source FROM accounts WHERE name = 'alice'`,
   )
   assert.deepEqual({ ...account }, { subject: `mcias:${alice}`, roles: '["user"]', source: 'mcias' })
+  await checkStraight(registry, image, { name: 'alice', password })
   assert.equal((await pull('alice', 'wrong password')).status, 401)
   assert.equal((await pull('stranger')).status, 401)
   assert.equal((await pull('guest')).status, 403, 'the role guest has no rights here')
@@ -147,7 +147,7 @@ test('with a grace, tokens that were valid before count by their signature while
   const known = mcias.issueToken('deployer', 3600)
   const fresh = mcias.issueToken('deployer', 3600)
   const ask = async (secret: string, name: string) =>
-    (await patient.fetch('GET', '/v2/team/app/manifests/v1', { as: { name, password: secret } })).status
+    (await getWithIdentity(patient, image, { name, password: secret }, scope)).status
   assert.equal(await ask(known, 'a'), 200)
   await mcias.down()
   await patient.sql(`UPDATE credentials SET validated_at = validated_at - 60000 WHERE name = 'mcias'`)

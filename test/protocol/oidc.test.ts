@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
 import { admin } from '../matrix/columns.ts'
-import { nativeFetch } from '../support/assets.ts'
+import { askToken, checkStraight, getWithIdentity } from '../support/logins.ts'
 import { pushImage } from '../support/oci.ts'
 import { startOidc } from '../support/oidc.ts'
 import { freePort } from '../support/ports.ts'
@@ -51,8 +51,14 @@ const exchange = async (token: string) => {
     body: (await response.json()) as { token: string; expires_at: string; subject: string; error?: string },
   }
 }
-const pull = async (name: string, secret: string, user = 'job') =>
-  (await registry.fetch('GET', `/v2/${name}/manifests/v1`, { as: { name: user, password: secret } })).status
+/** With a secret of this registry. */
+const pull = async (name: string, secret: string) =>
+  (await registry.fetch('GET', `/v2/${name}/manifests/v1`, { as: { name: 'job', password: secret } })).status
+/** With a token of the issuer. */
+const pullAsJob = async (name: string, token: string, user = 'job') => {
+  const login = { name: user, password: token }
+  return (await getWithIdentity(registry, `/v2/${name}/manifests/v1`, login, `repository:${name}:pull`)).status
+}
 
 test('a CI job exchanges its ID token for a token that may do what the trust says, and no more', async () => {
   const { status, body } = await exchange(await oidc.token(job))
@@ -71,11 +77,10 @@ test('a CI job exchanges its ID token for a token that may do what the trust say
 
 test('the ID token itself is a password until its own end', async () => {
   const token = await oidc.token(job)
-  assert.equal(await pull('team/app', token), 200)
-  assert.equal(await pull('other/app', token), 403)
-  const response = await nativeFetch(`${registry.url}/v2/token?scope=repository:team/app:pull,push`, {
-    headers: { authorization: `Basic ${btoa(`job:${token}`)}` },
-  })
+  assert.equal(await pullAsJob('team/app', token), 200)
+  assert.equal(await pullAsJob('other/app', token), 403)
+  await checkStraight(registry, '/v2/team/app/manifests/v1', { name: 'job', password: token })
+  const response = await askToken(registry, { name: 'job', password: token }, 'repository:team/app:pull,push')
   assert.equal(response.status, 200)
   const { token: registryToken } = (await response.json()) as { token: string }
   assert.equal((await registry.fetch('GET', '/v2/team/app/manifests/v1', { bearer: registryToken })).status, 200)
@@ -101,7 +106,7 @@ test('an ID token that does not fit in every part is refused', async () => {
   for (const [index, [what, token]] of bad.entries()) {
     assert.equal((await exchange(token)).status, 401, what)
     // Another name each time: ten failures of one would be a lock-out.
-    assert.equal(await pull('team/app', token, `stranger${index}`), 401, what)
+    assert.equal(await pullAsJob('team/app', token, `stranger${index}`), 401, what)
   }
 })
 

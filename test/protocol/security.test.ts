@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import { mkdtempSync } from 'node:fs'
+import { request as httpRequest, type IncomingMessage } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -10,6 +11,7 @@ import { nativeFetch } from '../support/assets.ts'
 import { ociManifest, pushBlob, pushImage, sha256 } from '../support/oci.ts'
 import { listeningPort, spawnRegistry } from '../support/process.ts'
 import { type Login, type TestRegistry, testRegistry } from '../support/registry.ts'
+import { shapeName, shapes } from '../support/shape.ts'
 
 const registry = await testRegistry({ MCR_SERVER_TRUSTED_PROXIES: '127.0.0.1' })
 const json = { 'content-type': 'application/json' }
@@ -245,21 +247,39 @@ test('S-12: an unknown name and a wrong password are told the same, to the byte'
   assert.deepEqual(await ask('nobody-of-that-name'), await ask('admin'))
 })
 
-test('S-13: ten wrong passwords close a name for an address, and for no other; tokens count nothing', async () => {
-  const as = await registry.account('s13', ['user'])
-  const from = (address: string, password: string) =>
-    registry.fetch('GET', '/v2/', { as: { name: 's13', password }, headers: { 'x-forwarded-for': address } })
-  for (let attempt = 0; attempt < 10; attempt++) assert.equal((await from('203.0.113.7', `wrong ${attempt}`)).status, 401)
-  const closed = await from('203.0.113.7', as.password)
-  assert.equal(closed.status, 429)
-  assert.ok(Number(closed.headers.get('retry-after')) > 0)
-  assert.equal((await from('203.0.113.8', as.password)).status, 200)
-  const robot = (await admin(registry, 'POST', '/v1/robots', { name: 's13-robot', actions: ['registry:pull'] })) as unknown as {
-    secret: string
-  }
-  await admin(registry, 'POST', '/v1/robots/s13-robot/rotate', {})
-  for (let attempt = 0; attempt < 30; attempt++) assert.equal((await from('203.0.113.9', robot.secret)).status, 401)
-  assert.equal((await from('203.0.113.9', as.password)).status, 200)
+/** How an address reaches the registry: as that of the connection, through whatever proxy the shape has; or by the word of a trusted one. */
+const addresses: Record<string, (address: string, as: Login) => Promise<IncomingMessage>> = {
+  'of the connection': (address, as) => ping(as, address),
+}
+// Where there is a proxy already, the way above goes by its word.
+if (!shapes[shapeName()].split)
+  addresses['that a proxy names'] = (address, as) => ping(as, '127.0.0.1', { 'x-forwarded-for': `198.51.100.1, ${address}` })
+
+for (const [index, [what, ask]] of Object.entries(addresses).entries())
+  test(`S-13: ten wrong passwords close a name for an address ${what}, and for no other; tokens count nothing`, async () => {
+    const as = await registry.account(`s13-${index}`, ['user'])
+    const from = (last: number, password: string) => ask(`127.0.${index}.${last}`, { ...as, password })
+    for (let attempt = 0; attempt < 10; attempt++) assert.equal((await from(7, `wrong ${attempt}`)).statusCode, 401)
+    const closed = await from(7, as.password)
+    assert.equal(closed.statusCode, 429)
+    assert.ok(Number(closed.headers['retry-after']) > 0)
+    assert.equal((await from(8, as.password)).statusCode, 200)
+    const { secret } = (await admin(registry, 'POST', '/v1/robots', {
+      name: `s13-${index}-robot`,
+      actions: ['registry:pull'],
+    })) as unknown as { secret: string }
+    await admin(registry, 'POST', `/v1/robots/s13-${index}-robot/rotate`, {})
+    for (let attempt = 0; attempt < 30; attempt++) assert.equal((await from(9, secret)).statusCode, 401)
+    assert.equal((await from(9, as.password)).statusCode, 200)
+  })
+
+test('S-13: who is no proxy does not say which address it has', async () => {
+  const as = await registry.account('s13-pretender', ['user'])
+  const from = (password: string, address: string) =>
+    ping({ ...as, password }, '127.0.2.7', { 'x-forwarded-for': address, forwarded: `for=${address}`, 'x-real-ip': address })
+  for (let attempt = 0; attempt < 10; attempt++)
+    assert.equal((await from(`wrong ${attempt}`, `127.0.2.${attempt + 10}`)).statusCode, 401)
+  assert.equal((await from(as.password, '127.0.2.8')).statusCode, 429)
 })
 
 test('S-14: whatever scopes are asked for, a token holds no more than the policy allows', async () => {
@@ -422,4 +442,14 @@ test('S-17: secrets stand in no log line, no journal entry and no answer', async
 async function subjectOf(name: string): Promise<string> {
   const [row] = await registry.database.read.all<{ subject: string }>('SELECT subject FROM accounts WHERE name = ?', [name])
   return row?.subject ?? ''
+}
+
+/** `GET /v2/` from that address of this machine. */
+async function ping(as: Login, localAddress: string, headers: Record<string, string> = {}): Promise<IncomingMessage> {
+  const options = { host: '127.0.0.1', port: registry.port, path: '/v2/', localAddress, agent: false, headers }
+  const request = httpRequest({ ...options, auth: `${as.name}:${as.password}` }).end()
+  const [answer] = (await once(request, 'response')) as [IncomingMessage]
+  answer.resume()
+  await once(answer, 'end')
+  return answer
 }

@@ -28,6 +28,8 @@ export async function loadHandlers(): Promise<Record<string, Handler>> {
   return handlers
 }
 
+export const builtInMounts = () => read('deploy/mounts', '.toml')
+
 /** What the build would embed, read from the sources. */
 export function makeAssets(handlers: Record<string, Handler>): Assets {
   const routes = Object.entries(handlers).flatMap(([handler, { endpoints }]) =>
@@ -36,7 +38,7 @@ export function makeAssets(handlers: Record<string, Handler>): Assets {
   return {
     version: '0.0.0-test',
     migrations: read('migrations', '.sql'),
-    mounts: read('deploy/mounts', '.toml'),
+    mounts: builtInMounts(),
     units: {},
     driver: 'test',
     routes,

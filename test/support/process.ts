@@ -59,6 +59,17 @@ export function mcrCommand(): [file: string, ...args: string[]] {
   return named ? [join(root, named)] : [process.execPath, join(root, 'dist/mcr.cjs')]
 }
 
+const alive = new Set<ChildProcess>()
+process.once('exit', () => {
+  for (const child of alive) child.kill('SIGKILL')
+})
+
+/** Kills a process with this one at the latest: nothing that a test started outlives it. */
+export function killAtExit(child: ChildProcess): void {
+  alive.add(child)
+  child.once('exit', () => alive.delete(child))
+}
+
 /** `mcr serve` of the build with these settings and no others, logging JSON to a pipe; killed with this process at the latest. `through` is a command that runs it. */
 export function spawnRegistry(args: string[], settings: Record<string, string>, through: readonly string[] = []): ChildProcess {
   const [file, ...first] = [...through, ...mcrCommand()] as [string, ...string[]]
@@ -73,9 +84,7 @@ export function spawnRegistry(args: string[], settings: Record<string, string>, 
     },
     stdio: ['ignore', 'pipe', 'inherit'],
   })
-  const kill = () => child.kill('SIGKILL')
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
+  killAtExit(child)
   return child
 }
 

@@ -4,8 +4,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { mountOf } from './mounts.ts'
 import { freePort } from './ports.ts'
-import { findTool, listeningPort, mcrCommand, spawnRegistry } from './process.ts'
+import { findTool, killAtExit, listeningPort, mcrCommand, spawnRegistry } from './process.ts'
 
 export type ProxyKind = 'nginx' | 'caddy'
 
@@ -21,12 +22,17 @@ export interface Behind {
 
 /**
  * Processes of the build with the mount lists pull, push and auth,admin on unix sockets over one data directory, behind a real nginx or
- * Caddy with the configuration that `mcr routes` writes for them. `edit` changes that configuration, for seeded mistakes.
+ * Caddy with the configuration that `mcr routes` writes for them. `edit` changes that configuration, for seeded mistakes; `jobs` are all that run.
  */
 export async function startBehind(
   kind: ProxyKind,
   settings: Record<string, string>,
-  options: { tls?: { cert: string; key: string }; edit?: (config: string) => string; mounts?: readonly string[] } = {},
+  options: {
+    tls?: { cert: string; key: string }
+    edit?: (config: string) => string
+    mounts?: readonly string[]
+    jobs?: readonly string[]
+  } = {},
 ): Promise<Behind> {
   // A socket's path is short.
   const dir = mkdtempSync(join(tmpdir(), 'mcr-p-'))
@@ -42,7 +48,7 @@ export async function startBehind(
       const socket = join(dir, String(index))
       sockets[mount] ??= socket
       args.push('--upstream', `${mount}=unix:${socket}`)
-      const child = spawnRegistry(['--mount', mount], {
+      const child = spawnRegistry(['--mount', mountOf(mount, options.jobs, dir)], {
         ...settings,
         MCR_SERVER_LISTEN_ADDR: `unix:${socket}`,
         ...(settings.MCR_SERVER_ACCEL ? {} : { MCR_SERVER_ACCEL: kind }),
@@ -96,9 +102,7 @@ export async function startProxy(kind: ProxyKind, config: string, port: number, 
       ? ['-p', work, '-c', file, '-e', join(work, 'error.log')]
       : ['run', '--config', file, '--adapter', 'caddyfile']
   const child = spawn(program, args, { stdio: ['ignore', 'ignore', 'pipe'], env: { ...process.env, HOME: work } })
-  const kill = () => child.kill('SIGKILL')
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
+  killAtExit(child)
   let said = ''
   child.stderr.on('data', (chunk: Buffer) => {
     said = `${said}${chunk}`.slice(-4000)

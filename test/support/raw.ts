@@ -6,7 +6,10 @@ export interface RawAnswer {
   text: string
 }
 
-/** Sends bytes as they are and reads until the server closes, or nothing more comes for a while. */
+/** How long an answer may take to begin: a machine at work is slow, and silence is a finding. */
+const patienceMs = 10_000
+
+/** Sends bytes as they are and reads until the server closes, or nothing more comes for a while after the first bytes of an answer. */
 export async function sendRaw(port: number, bytes: string | Uint8Array, quietMs = 300): Promise<RawAnswer> {
   return await new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1')
@@ -17,17 +20,17 @@ export async function sendRaw(port: number, bytes: string | Uint8Array, quietMs 
       socket.destroy()
       resolve({ text, statuses: [...text.matchAll(/HTTP\/1\.1 ([0-9]{3})/g)].map((match) => Number(match[1])) })
     }
-    const wait = () => {
+    const wait = (ms: number) => {
       clearTimeout(timer)
-      timer = setTimeout(done, quietMs)
+      timer = setTimeout(done, ms)
     }
     socket.on('connect', () => {
       socket.write(bytes)
-      wait()
+      wait(patienceMs)
     })
     socket.on('data', (chunk) => {
       text += chunk.toString('latin1')
-      wait()
+      wait(quietMs)
     })
     socket.on('close', done)
     socket.on('error', (error: NodeJS.ErrnoException) =>

@@ -50,7 +50,7 @@ const password = 'correct horse battery staple'
 
 /**
  * A registry for this test file, ended with it: from source, in this process, or in the shape that `MCR_TEST_SHAPE` names, in processes of
- * its own over the same data directory. `jobs` run where one process has everything; where there are several, those of their mount lists do.
+ * its own over the same data directory. `jobs` are all that run by themselves.
  */
 export async function testRegistry(env: Record<string, string> = {}, jobs: readonly string[] = []): Promise<TestRegistry> {
   const root = mkdtempSync(join(tmpdir(), 'mcr-test-'))

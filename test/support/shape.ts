@@ -1,8 +1,9 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { globSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { mountOf } from './mounts.ts'
 import { listeningPort, password, spawnRegistry } from './process.ts'
 import { startBehind } from './proxies.ts'
 import { startSplit } from './split.ts'
@@ -12,30 +13,37 @@ export interface Certificate {
   key: string
 }
 
+export interface StartOptions {
+  tls?: Certificate
+  jobs?: readonly string[]
+}
+
 /** How the registry runs while a suite asks it. */
 export interface Shape {
   what: string
-  /** Starts it with these settings, on a free loopback port. `jobs`: just these run, where one process has everything. */
-  start(
-    settings: Record<string, string>,
-    options?: { tls?: Certificate; jobs?: readonly string[] },
-  ): Promise<{ port: number; stop(): Promise<void> }>
+  /** Processes by mount lists behind a proxy, of which only that with the logins asks identity services and issuers. */
+  split: boolean
+  /** Starts it with these settings, on a free loopback port. `jobs`: of all that its mount lists have, just these run. */
+  start(settings: Record<string, string>, options?: StartOptions): Promise<{ port: number; stop(): Promise<void> }>
 }
 
 export const shapes = {
-  source: { what: 'one process, from source', start: startOne },
-  split: { what: 'three processes, by mount lists', start: (settings, { tls } = {}) => startSplit(settings, tls) },
+  source: { what: 'one process, from source', split: false, start: startOne },
+  split: { what: 'three processes, by mount lists', split: true, start: startSplit },
   nginx: {
     what: 'processes by mount lists behind nginx, each request to another than the last where two can serve it',
-    start: (settings, { tls } = {}) => startBehind('nginx', settings, { tls }),
+    split: true,
+    start: (settings, options) => startBehind('nginx', settings, options),
   },
   caddy: {
     what: 'processes by mount lists behind Caddy, each request to another than the last where two can serve it',
-    start: (settings, { tls } = {}) => startBehind('caddy', settings, { tls }),
+    split: true,
+    start: (settings, options) => startBehind('caddy', settings, options),
   },
-  binary: { what: 'the single executable', start: startOne },
+  binary: { what: 'the single executable', split: false, start: startOne },
   workers: {
     what: 'four workers under a parent',
+    split: false,
     start: (settings, options) => startOne({ MCR_SERVER_WORKERS: '4', ...settings }, options),
   },
 } satisfies Record<string, Shape>
@@ -73,28 +81,25 @@ export async function startShape(
 
 async function startOne(
   settings: Record<string, string>,
-  { tls, jobs }: { tls?: Certificate; jobs?: readonly string[] } = {},
+  { tls, jobs }: StartOptions = {},
 ): Promise<{ port: number; stop(): Promise<void> }> {
-  const child = spawnRegistry(jobs ? ['--mount', mountWith(jobs)] : [], {
+  const dir = mkdtempSync(join(tmpdir(), 'mcr-one-'))
+  const child = spawnRegistry(['--mount', mountOf('all', jobs, dir)], {
     ...settings,
     MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
     ...(tls ? { MCR_SERVER_TLS_CERT: tls.cert, MCR_SERVER_TLS_KEY: tls.key } : {}),
   })
-  return { port: await listeningPort(child), stop: () => endProcess(child) }
+  return {
+    port: await listeningPort(child),
+    async stop() {
+      await endProcess(child)
+      rmSync(dir, { recursive: true, force: true })
+    },
+  }
 }
 
 async function endProcess(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   child.kill('SIGTERM')
   await once(child, 'exit')
-}
-
-/** A mount list of every handler and these jobs. */
-function mountWith(jobs: readonly string[]): string {
-  const handlers = globSync('handlers/**/*.ts').map((file) => file.replace(/^handlers\//, '').replace(/\.ts$/, ''))
-  const directory = mkdtempSync(join(tmpdir(), 'mcr-mount-'))
-  process.once('exit', () => rmSync(directory, { recursive: true, force: true }))
-  const file = join(directory, 'test.toml')
-  writeFileSync(file, `handlers = ${JSON.stringify(handlers)}\njobs = ${JSON.stringify(jobs)}\n`)
-  return file
 }

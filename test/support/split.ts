@@ -1,9 +1,12 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, request as httpRequest, type RequestListener } from 'node:http'
 import { createServer as createSecureServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { mountOf } from './mounts.ts'
 import { listeningPort, spawnRegistry } from './process.ts'
 
 const mounts = ['push', 'pull', 'auth,admin'] as const
@@ -28,13 +31,14 @@ function chooser(): (method: string, path: string) => Mount {
  */
 export async function startSplit(
   settings: Record<string, string>,
-  tls?: { cert: string; key: string },
+  { tls, jobs }: { tls?: { cert: string; key: string }; jobs?: readonly string[] } = {},
 ): Promise<{ port: number; stop(): Promise<void> }> {
   const ports: Record<Mount, number> = { pull: 0, push: 0, 'auth,admin': 0 }
   const choose = chooser()
   const forward: RequestListener = (req, res) => {
     const port = ports[choose(req.method ?? 'GET', req.url ?? '/')]
-    const to = { host: '127.0.0.1', port, method: req.method, path: req.url, headers: req.headers, setHost: false }
+    const asked = { ...req.headers, 'x-forwarded-for': req.socket.remoteAddress }
+    const to = { host: '127.0.0.1', port, method: req.method, path: req.url, headers: asked, setHost: false }
     const upstream = httpRequest(to, (answer) => {
       const { connection: _connection, 'keep-alive': _keepAlive, ...headers } = answer.headers
       res.writeHead(answer.statusCode ?? 502, headers)
@@ -58,14 +62,19 @@ export async function startSplit(
   proxy.listen(0, '127.0.0.1')
   await once(proxy, 'listening')
   const { port } = proxy.address() as AddressInfo
-  // Host passes through as the client sent it; the proxy is the one peer whose word on it counts.
+  // Host passes through as the client sent it; the proxy is the one peer whose word on it, and on who asks, counts.
   const trust = {
     MCR_SERVER_TRUSTED_PROXIES: '127.0.0.1',
     ...(tls ? { MCR_SERVER_PUBLIC_URL: `https://localhost:${port}` } : {}),
   }
+  const dir = mkdtempSync(join(tmpdir(), 'mcr-split-'))
   const children: ChildProcess[] = []
   for (const mount of mounts) {
-    const child = spawnRegistry(['--mount', mount], { ...settings, ...trust, MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0' })
+    const child = spawnRegistry(['--mount', mountOf(mount, jobs, dir)], {
+      ...settings,
+      ...trust,
+      MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
+    })
     children.push(child)
     ports[mount] = await listeningPort(child)
   }
@@ -78,6 +87,7 @@ export async function startSplit(
         child.kill('SIGTERM')
         if (child.exitCode === null) await once(child, 'exit')
       }
+      rmSync(dir, { recursive: true, force: true })
     },
   }
 }

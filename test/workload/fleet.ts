@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { freePort } from '../support/ports.ts'
-import { password } from '../support/process.ts'
+import { killAtExit, password } from '../support/process.ts'
 import { type Client, createClient, createGate, type Gate } from './client.ts'
 
 const program = new URL('../../dist/mcr.cjs', import.meta.url).pathname
@@ -106,7 +106,7 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
       detached: true,
     })
     closeSync(log)
-    endWith(child)
+    killAtExit(child)
     member.child = child
     member.stopped = false
     let gone = false
@@ -180,7 +180,7 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
         stdio: ['ignore', 'pipe', 'pipe'],
         detached: true,
       })
-      endWith(child)
+      killAtExit(child)
       const pieces: Buffer[] = []
       for (const stream of [child.stdout, child.stderr]) stream?.on('data', (piece: Buffer) => pieces.push(piece))
       const done = once(child, 'close').then(([code]) => ({ code: code as number | null, output: `${Buffer.concat(pieces)}` }))
@@ -189,13 +189,6 @@ export async function startFleet(place: Place, mounts: readonly string[], more: 
     passTime: () => passTime(place.database),
     surprises,
   }
-}
-
-/** Nothing that this process started outlives it. */
-function endWith(child: ChildProcess): void {
-  const kill = () => child.kill('SIGKILL')
-  process.once('exit', kill)
-  child.once('exit', () => process.off('exit', kill))
 }
 
 /** Marks every lease and every run of garbage collection as long not heard of. */
