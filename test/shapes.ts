@@ -22,6 +22,14 @@ const programs: Partial<Record<ShapeName, { build: string[]; env?: Record<string
   },
 }
 
+/**
+ * Behind a proxy a few tests of raw.test.ts are those of another's parser: it refuses some bytes itself, mends others, and answers
+ * expectations and bodies that nobody reads in its own way. proxy.test.ts has what can be asked of it.
+ */
+const withoutParser = ['request targets', 'hosts', 'framing', 'an expectation is met', 'a connection goes on'].map(
+  (name) => `--test-skip-pattern=/^${name}/`,
+)
+
 const words = process.argv.slice(2)
 const names = words.filter((word): word is ShapeName => Object.hasOwn(shapes, word))
 const wanted = words.filter((word) => Object.hasOwn(suites, word))
@@ -42,10 +50,9 @@ for (const name of names) {
 }
 console.log(`\nall green: ${times.join(', ')}`)
 
-/** What our own parser makes of bytes is not to be seen through another's: that one file asks a process directly. */
 function argumentsOf(suite: string, name: ShapeName): string[] {
   const all = suites[suite] as string[]
-  return name === 'nginx' || name === 'caddy' ? all.filter((file) => file !== 'test/protocol/raw.test.ts') : all
+  return suite === 'protocol' && (name === 'nginx' || name === 'caddy') ? [...withoutParser, ...all] : all
 }
 
 function run(what: string, args: string[], env: Record<string, string> = {}): void {

@@ -38,7 +38,7 @@ export const shapes = {
   caddy: {
     what: 'processes by mount lists behind Caddy, each request to another than the last where two can serve it',
     split: true,
-    start: (settings, options) => startBehind('caddy', settings, options),
+    start: (settings, options) => startBehind('caddy', settings, { ...options, edit: alsoByAddress }),
   },
   binary: { what: 'the single executable', split: false, start: startOne },
   workers: {
@@ -102,4 +102,9 @@ async function endProcess(child: ChildProcess): Promise<void> {
   if (child.exitCode !== null || child.signalCode !== null) return
   child.kill('SIGTERM')
   await once(child, 'exit')
+}
+
+/** Caddy answers to the names that its configuration has, and some suites ask by address. */
+function alsoByAddress(config: string): string {
+  return config.replace(/^http:\/\/localhost(:[0-9]+) \{/m, 'http://localhost$1, http://127.0.0.1$1 {')
 }
