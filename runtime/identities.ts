@@ -1,6 +1,7 @@
 import type { IdentitySources } from '../lib/auth/authenticate.ts'
 import { anyOfSources, createMcSource, type McSource } from '../lib/auth/identities.ts'
 import { verifyIdToken } from '../lib/auth/jwt.ts'
+import { toldBy } from '../lib/auth/keep.ts'
 import { createMcias } from '../lib/auth/mcias.ts'
 import { createOidcIssuer, type OidcIssuer } from '../lib/auth/oidc.ts'
 import { createTrusts } from '../lib/auth/trusts.ts'
@@ -31,6 +32,7 @@ export function createIdentities(
       issuer,
       fetch,
       now,
+      told: (what) => toldBy(ctx.metadata, `${what} ${issuer}`, now),
       verify: (token, jwks, options) => verifyIdToken(token, jwks, { ...options, now: now() }),
     })
     if (issuers.size > 100) issuers.clear()
@@ -42,12 +44,23 @@ export function createIdentities(
   const mcias =
     serverUrl === undefined
       ? undefined
-      : createMcSource(ctx, createMcias({ serverUrl, serviceName, tags, now, fetch: createOutgoingFetch(caCert) }), {
-          issuer: issuer ?? serverUrl,
-          accountType,
-          graceMs: offlineGraceMs,
-          secret,
-        })
+      : createMcSource(
+          ctx,
+          createMcias({
+            serverUrl,
+            serviceName,
+            tags,
+            now,
+            fetch: createOutgoingFetch(caCert),
+          }),
+          {
+            issuer: issuer ?? serverUrl,
+            accountType,
+            graceMs: offlineGraceMs,
+            secret,
+            told: toldBy(ctx.metadata, `key ${serverUrl}`, now),
+          },
+        )
   const { sso } = config
   return {
     sources: anyOfSources([trusts, ...(mcias ? [mcias] : [])]),

@@ -1,9 +1,10 @@
 import type { Base, Exchange, Ports } from '../context.ts'
 import { type OciError, ociError } from '../oci/errors.ts'
-import { type Account, findPasswordLogin, type PasswordLogin } from './accounts.ts'
+import { type Account, findPasswordLogin } from './accounts.ts'
 import { parseBasic } from './challenge.ts'
 import { type Credential, findCredential, findSecret, isAlive } from './credentials.ts'
 import { checkLoginLimit, countFailedLogin } from './login-limit.ts'
+import { createPasswordCheck } from './password-check.ts'
 import { anonymous, type Caller, type Narrowing } from './principal.ts'
 import { hashSecret, kindOfSecret, type SecretKind } from './secrets.ts'
 import { requirePage, sessionOf } from './session.ts'
@@ -11,9 +12,6 @@ import { requirePage, sessionOf } from './session.ts'
 type Needs = Pick<Base, 'now' | 'remember' | 'count' | 'challenge' | 'note' | 'touch'> &
   Pick<Ports, 'metadata' | 'passwords' | 'tokens'>
 
-/** A password that was good is good again for this long, without hashing: docker logs in for every scope. */
-const goodLoginMs = 60_000
-const rememberedLogins = 1_000
 const rememberedSecrets = 10_000
 
 /** A login by name and password: what a token is made from. */
@@ -66,10 +64,8 @@ export function createAuthentication(
     vouchedMs?: number
   } = {},
 ): Authentication {
-  const goodLogins = new Map<string, { version: number; until: number }>()
-  const memoryKey = crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
+  const passwordIsGood = createPasswordCheck(ctx)
   const secretHashes = new Map<string, string>()
-  let decoy: Promise<string> | undefined
 
   async function registryToken(token: string, exchange: Exchange): Promise<Caller> {
     const claims = await ctx.tokens.verify(token)
@@ -160,34 +156,6 @@ export function createAuthentication(
     if (!(await passwordIsGood(found, name, password, exchange)) || !found || found.account.disabled) return undefined
     options.onLogin?.(name)
     return { ...found, kind: 'password', expiresAt: null }
-  }
-
-  async function passwordIsGood(
-    found: PasswordLogin | undefined,
-    name: string,
-    password: string,
-    exchange: Exchange,
-  ): Promise<boolean> {
-    const mac = await crypto.subtle.sign('HMAC', await memoryKey, new TextEncoder().encode(`${name}\0${password}`))
-    const key = String.fromCharCode(...new Uint8Array(mac))
-    const known = goodLogins.get(key)
-    if (found && known && known.version === found.credentialVersion && known.until > ctx.now()) return true
-    // An unknown name costs what a known one does: its absence must not be measurable.
-    decoy ??= ctx.passwords.hash('a password that nobody has')
-    let good: boolean
-    try {
-      good = await ctx.passwords.verify(password, found?.hash ?? (await decoy), exchange.address)
-    } catch (error) {
-      if (!found) decoy = undefined
-      if ((error as { code?: string }).code !== 'PASSWORD_BUSY') throw error
-      throw ociError('TOOMANYREQUESTS', undefined, { message: 'too many logins at once', headers: { 'Retry-After': '2' } })
-    }
-    if (!good || !found) return false
-    if (goodLogins.size >= rememberedLogins) goodLogins.clear()
-    goodLogins.set(key, { version: found.credentialVersion, until: ctx.now() + goodLoginMs })
-    ctx.note({ type: 'login', actor: found.account.subject, address: exchange.address, detail: { with: 'password' } })
-    ctx.touch(found.credentialId)
-    return true
   }
 
   function tokenRefused(exchange: Exchange, message: string, subject = 'anonymous'): OciError {

@@ -4,6 +4,7 @@ import { upsertAccount } from './accounts.ts'
 import type { IdentitySources, Login } from './authenticate.ts'
 import { findCredential, findSecret, isAlive, upsertExternal } from './credentials.ts'
 import { claimedIssuer, verifyMciasToken } from './jwt.ts'
+import type { Told } from './keep.ts'
 import { isMciasFailure, type McIdentity, type Mcias } from './mcias.ts'
 import { seal, sealingKeyOf, unseal } from './seal.ts'
 import { hashSecret } from './secrets.ts'
@@ -31,7 +32,14 @@ export interface McSource extends IdentitySources {
 export function createMcSource(
   ctx: Needs,
   mcias: Mcias,
-  options: { issuer: string; accountType: 'human' | 'system'; graceMs: number; secret: Uint8Array<ArrayBuffer> | undefined },
+  options: {
+    issuer: string
+    accountType: 'human' | 'system'
+    graceMs: number
+    secret: Uint8Array<ArrayBuffer> | undefined
+    /** The service's key, as it told any process. */
+    told: Told<JsonWebKey>
+  },
 ): McSource {
   const goodLogins = new Map<string, { credentialId: number; until: number }>()
   const memoryKey = crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
@@ -42,7 +50,8 @@ export function createMcSource(
     const sealed = options.secret ? await seal(await sealingKeyOf(options.secret), { token }, hash) : null
     const now = ctx.now()
     // While the service is there: its key is what counts when it is not. Kept for ten minutes, never throws.
-    if (options.graceMs > 0) await mcias.publicKey()
+    const jwk = options.graceMs > 0 ? await mcias.publicKey() : undefined
+    if (jwk) await options.told.write(jwk)
     const id = await ctx.metadata.write(async (sql) => {
       const accountId = await upsertAccount(sql, { ...accountOf(identity), now })
       return await upsertExternal(sql, {
@@ -85,7 +94,7 @@ export function createMcSource(
     } catch (error) {
       if (!isMciasFailure(error)) throw error
       if (error.code === 'IDENTITY_UNAVAILABLE' && known?.validatedAt && ctx.now() - known.validatedAt < options.graceMs) {
-        const jwk = await mcias.publicKey()
+        const jwk = (await mcias.publicKey()) ?? (await options.told.read())?.value
         if (jwk && (await verifyMciasToken(token, jwk, { issuer: options.issuer, now: ctx.now() })))
           return await loginBy(known.id)
       }

@@ -1,4 +1,4 @@
-import { keep } from './keep.ts'
+import { keep, type Told } from './keep.ts'
 
 /** `REFUSED`: the issuer says no, or what it says does not hold. `UNAVAILABLE`: no verdict at all. */
 export type OidcFailure = 'OIDC_REFUSED' | 'OIDC_UNAVAILABLE'
@@ -57,7 +57,7 @@ export function isOidcFailure(error: unknown): error is Error & { code: OidcFail
 
 /**
  * An issuer by its address, whose metadata must name exactly that address. Metadata are kept an hour, keys ten minutes; while the issuer is
- * down the last good ones count. No redirect is followed, answers end at 256 KiB and after `timeoutMs`; no secret stands in an error.
+ * down the last good ones count, also those that another process was told. No redirect is followed, answers end at 256 KiB and after `timeoutMs`; no secret stands in an error.
  * Source: OpenID Connect Discovery 1.0, Core 1.0 §3.1; RFC 7636.
  */
 export function createOidcIssuer(options: {
@@ -65,11 +65,13 @@ export function createOidcIssuer(options: {
   fetch: (url: string, init?: RequestInit) => Promise<Response>
   now: () => number
   verify: VerifyIdToken
+  /** What it told any process, by what it is about. */
+  told?: <T>(what: 'metadata' | 'keys') => Told<T>
   timeoutMs?: number
 }): OidcIssuer {
   const { issuer, now, verify } = options
-  const metadata = keep(() => loaded(loadMetadata), now)
-  const keys = keep(() => loaded(loadKeys), now)
+  const metadata = keep(() => loaded(loadMetadata), now, options.told?.('metadata'))
+  const keys = keep(() => loaded(loadKeys), now, options.told?.('keys'))
 
   async function ask(url: string, init: RequestInit = {}): Promise<Record<string, unknown>> {
     let response: Response

@@ -4,12 +4,12 @@ import { after, test } from 'node:test'
 import { revalidateIdentities } from '../../lib/jobs/revalidate-identities.ts'
 import { readAuthKey } from '../../runtime/auth-key.ts'
 import { loadConfig } from '../../runtime/config.ts'
-import { createIdentities } from '../../runtime/identities.ts'
+import { createIdentities, type Identities } from '../../runtime/identities.ts'
 import { admin } from '../matrix/columns.ts'
 import { askToken, checkStraight, getWithIdentity } from '../support/logins.ts'
 import { startMcias } from '../support/mcias.ts'
 import { errorCode, pushImage } from '../support/oci.ts'
-import { testRegistry } from '../support/registry.ts'
+import { type TestRegistry, testRegistry } from '../support/registry.ts'
 
 const mcias = await startMcias()
 after(() => mcias.stop())
@@ -31,17 +31,18 @@ const tokenOf = async (name: string, secret: string) => {
 }
 const withToken = async (bearer: string) => (await registry.fetch('GET', image, { bearer })).status
 
-/** The job of the registry, run now instead of in half a minute. */
-async function revalidate(offlineGrace = '0s'): Promise<void> {
-  const loaded = loadConfig({ env: { ...settings, MCR_STORAGE_ROOT: registry.root, MCR_MCIAS_OFFLINE_GRACE: offlineGrace } })
+/** What a process asks that starts now over the same data. */
+function anotherProcess({ root, database }: TestRegistry, offlineGrace: string): Identities {
+  const loaded = loadConfig({ env: { ...settings, MCR_STORAGE_ROOT: root, MCR_MCIAS_OFFLINE_GRACE: offlineGrace } })
   if ('problems' in loaded) throw new Error(JSON.stringify(loaded.problems))
+  const base = { now: () => Date.now(), note: () => undefined, log: () => undefined }
+  return createIdentities({ ...base, metadata: database }, loaded.config, readAuthKey(join(root, 'auth.key'), process.env))
+}
+
+/** The job of the registry, run now instead of in half a minute. */
+async function revalidate(): Promise<void> {
   await registry.sql(`UPDATE credentials SET validated_at = validated_at - 60000 WHERE name = 'mcias'`)
-  const identities = createIdentities(
-    { now: () => Date.now(), note: () => undefined, log: () => undefined, metadata: registry.database },
-    loaded.config,
-    readAuthKey(join(registry.root, 'auth.key'), process.env),
-  )
-  await revalidateIdentities(identities.mcias).run(undefined as never, new AbortController().signal)
+  await revalidateIdentities(anotherProcess(registry, '0s').mcias).run(undefined as never, new AbortController().signal)
 }
 
 test('people of the identity service log in with name and password, and are who they are there', async () => {
@@ -153,6 +154,10 @@ test('with a grace, tokens that were valid before count by their signature while
   await patient.sql(`UPDATE credentials SET validated_at = validated_at - 60000 WHERE name = 'mcias'`)
   assert.equal(await ask(known, 'a'), 200)
   assert.equal(await ask(fresh, 'b'), 503)
+  assert.ok(
+    await anotherProcess(patient, '10m').sources?.byToken(known, { address: '127.0.0.1' } as never),
+    'also after a restart',
+  )
   await patient.sql(`UPDATE credentials SET validated_at = validated_at - 3600000 WHERE name = 'mcias'`)
   assert.equal(await ask(known, 'a'), 503, 'the grace is over')
   await mcias.up()

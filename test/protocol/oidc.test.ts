@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
 import { after, test } from 'node:test'
+import type { Config } from '../../runtime/config.ts'
+import { createIdentities } from '../../runtime/identities.ts'
 import { admin } from '../matrix/columns.ts'
 import { askToken, checkStraight, getWithIdentity } from '../support/logins.ts'
 import { pushImage } from '../support/oci.ts'
@@ -132,6 +134,10 @@ test('an issuer that is down is 503 where its keys are not known yet, and no bad
   assert.equal((await exchange(token)).status, 200)
   await other.stop()
   assert.equal((await exchange(token)).status, 200, 'the last good keys count')
+  const config = { mcias: {}, sso: {} } as Config
+  const base = { now: () => Date.now(), note: () => undefined, log: () => undefined }
+  const restarted = createIdentities({ ...base, metadata: registry.database }, config, undefined)
+  assert.ok(await restarted.sources?.byToken(token, { address: '127.0.0.1' } as never), 'also after a restart')
 })
 
 test('trusts that would let in anybody are refused', async () => {

@@ -23,27 +23,32 @@ export interface Shape {
   what: string
   /** Processes by mount lists behind a proxy, of which only that with the logins asks identity services and issuers. */
   split: boolean
+  /** How many serve requests. */
+  processes: number
   /** Starts it with these settings, on a free loopback port. `jobs`: of all that its mount lists have, just these run. */
   start(settings: Record<string, string>, options?: StartOptions): Promise<{ port: number; stop(): Promise<void> }>
 }
 
 export const shapes = {
-  source: { what: 'one process, from source', split: false, start: startOne },
-  split: { what: 'three processes, by mount lists', split: true, start: startSplit },
+  source: { what: 'one process, from source', split: false, processes: 1, start: startOne },
+  split: { what: 'three processes, by mount lists', split: true, processes: 3, start: startSplit },
   nginx: {
     what: 'processes by mount lists behind nginx, each request to another than the last where two can serve it',
     split: true,
+    processes: 5,
     start: (settings, options) => startBehind('nginx', settings, options),
   },
   caddy: {
     what: 'processes by mount lists behind Caddy, each request to another than the last where two can serve it',
     split: true,
+    processes: 5,
     start: (settings, options) => startBehind('caddy', settings, { ...options, edit: alsoByAddress }),
   },
-  binary: { what: 'the single executable', split: false, start: startOne },
+  binary: { what: 'the single executable', split: false, processes: 1, start: startOne },
   workers: {
     what: 'four workers under a parent',
     split: false,
+    processes: 4,
     start: (settings, options) => startOne({ MCR_SERVER_WORKERS: '4', ...settings }, options),
   },
 } satisfies Record<string, Shape>
