@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
+import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { median, startMcr } from './peers.ts'
@@ -27,7 +28,10 @@ export async function start(): Promise<void> {
   await mcr.stop()
 }
 
-/** Milliseconds from spawn to a 401 of /v2/, asked every few milliseconds. `look` sees the process then, by its id. */
+/**
+ * Milliseconds from spawn to a 401 of /v2/, asked every few milliseconds by what costs little: an asker that keeps a processor busy would be
+ * measured as well. `look` sees the process then, by its id.
+ */
 export async function firstAnswer(
   dir: string,
   [file, ...words]: readonly string[] = [process.execPath, 'dist/mcr.cjs'],
@@ -48,11 +52,7 @@ export async function firstAnswer(
   try {
     for (;;) {
       if (child.exitCode !== null) throw new Error(`the registry ended with ${child.exitCode}`)
-      const answered = await fetch(`http://127.0.0.1:${port}/v2/`).then(
-        (response) => response.status === 401,
-        () => false,
-      )
-      if (answered) {
+      if ((await firstLine(port)).startsWith('HTTP/1.1 401')) {
         const ms = performance.now() - started
         await look?.(child.pid as number)
         return ms
@@ -63,4 +63,17 @@ export async function firstAnswer(
     child.kill('SIGKILL')
     await new Promise((resolve) => child.once('exit', resolve))
   }
+}
+
+/** The first line that a server on that port answers; empty where nobody listens. */
+async function firstLine(port: number): Promise<string> {
+  return await new Promise((resolve) => {
+    const socket = connect(port, '127.0.0.1', () => socket.write('GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n'))
+    socket.once('data', (bytes) => {
+      socket.destroy()
+      resolve(bytes.toString('latin1').split('\r\n')[0] as string)
+    })
+    socket.once('error', () => resolve(''))
+    socket.once('close', () => resolve(''))
+  })
 }
