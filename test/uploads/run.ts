@@ -53,8 +53,11 @@ await runTest('uploads', { uploads: 10_000, clients: 8, killEach: 100 }, async (
     }
   }
   await Promise.all([killLoop(), ...Array.from({ length: clients }, (_, client) => clientLoop(client))])
+  // Requests that their clients gave up, and jobs, go on: a look at rows and then at files needs them to stand still.
+  await fleet.killAll()
   checkLinks(place.database, promised, run)
   checkStorage(place, run.finding)
+  await Promise.all(fleet.members.map(fleet.start))
   ageUploads(place.database)
   const collecting = startCollecting(fleet, random, run.finding)
   await collecting.collectAll()
