@@ -1,4 +1,4 @@
-// The single executable and the container image, built and run: `npm run test:binary`, with `-- --all` on both platforms and twice.
+// The single executable and the container image, built and run: `npm run test:binary`, with `-- --all` built twice as well, and under the whole protocol suite.
 import { spawnSync } from 'node:child_process'
 import { globSync } from 'node:fs'
 import { findTool } from '../support/process.ts'
@@ -18,18 +18,17 @@ const needed = [
   'openssl',
   'chroot',
   'useradd',
+  'qemu-aarch64-static',
 ]
-if (everything) needed.push('qemu-aarch64-static')
 const missing = needed.filter((name) => !findTool(name))
 if (missing.length > 0 || process.getuid?.() !== 0) {
   console.log(`these tests run as root on Debian, and need: ${missing.join(', ')}; .ci/install-clients installs them`)
   process.exit(process.env.CI ? 1 : 0)
 }
-const own = `${process.platform}-${process.arch}`
-run('the image', ['deploy/build/image.ts', ...(everything ? [] : [own])])
+run('the image', ['deploy/build/image.ts'])
 const bounds = ['--test', '--test-timeout=300000', '--test-force-exit', '--test-concurrency=1']
 const files = globSync('test/binary/*.test.ts').filter((file) => everything || !file.includes('reproducible'))
-run('the executable and the image', [...bounds, ...files.sort()], everything ? { MCR_TEST_ALL: '1' } : {})
+run('the executable and the image', [...bounds, ...files.sort()])
 const slice = everything ? '*' : '{resume,start,tls}'
 run('protocol', [...bounds, ...globSync(`test/protocol/${slice}.test.ts`).sort()], { MCR_TEST_SHAPE: 'binary' })
 
