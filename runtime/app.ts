@@ -1,48 +1,35 @@
 import { randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { createAuthentication } from '../lib/auth/authenticate.ts'
 import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
-import type { BlobStore } from '../lib/blobs/blob-store.ts'
 import type { Base, Exchange, RegistryContext } from '../lib/context.ts'
 import type { Endpoint } from '../lib/http/endpoint.ts'
 import { type Handler, mount } from '../lib/http/mount.ts'
-import { advanceEpoch } from '../lib/jobs/advance-epoch.ts'
-import { collectGarbageJob } from '../lib/jobs/collect-garbage.ts'
-import { expireUploads } from '../lib/jobs/expire-uploads.ts'
-import type { Job } from '../lib/jobs/job.ts'
-import { pruneJournal } from '../lib/jobs/prune-journal.ts'
-import { reapTrash } from '../lib/jobs/reap-trash.ts'
 import { retentionOf, shortGraceMs } from '../lib/jobs/retention.ts'
-import { revalidateIdentities } from '../lib/jobs/revalidate-identities.ts'
-import { scrub } from '../lib/jobs/scrub.ts'
-import { checkpointJournal } from '../lib/journal/checkpoint.ts'
 import { createGather } from '../lib/journal/gather.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import { type Alarm, createAlarm } from './alarms.ts'
+import { jobsOf, selectJobs } from './app-jobs.ts'
 import { readAuthKey } from './auth-key.ts'
-import { openBlobsFs } from './blobs-fs.ts'
-import { missingRoot } from './blobs-fs-root.ts'
 import { ensureAdmin, ensureInstance, firstAdmin, forgetFirstPassword, makeFirstPassword } from './bootstrap.ts'
 import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
-import { type Database, openDatabase } from './database.ts'
+import type { Database } from './database.ts'
 import { type Descriptors, shareDescriptors } from './descriptors.ts'
-import { layEmptyDatabase } from './empty-database.ts'
 import { garbageGauges } from './garbage-gauges.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
 import { createLogger, type Logger } from './logger.ts'
 import { createMetrics, type Metrics } from './metrics.ts'
-import { migrate, missingMigration } from './migrate.ts'
+import { openBlobs, openMetadata } from './open-data.ts'
 import { createOutgoingFetch } from './outgoing.ts'
 import { createPasswords } from './passwords.ts'
-import { openFor, openingOf, unopened, untilMade } from './ports.ts'
+import { openFor, openingOf, unopened } from './ports.ts'
 import { createRemember } from './remember.ts'
-import { checkRollback } from './rollback.ts'
 import { sha256 } from './sha256.ts'
-import { createSpace, keepBallast, spaceGauges, spaceOptions } from './space.ts'
+import { createSpace, spaceGauges, spaceOptions } from './space.ts'
 import type { Worker } from './worker.ts'
 
 /** Data that the build embeds: what lies in files beside the sources. */
@@ -114,36 +101,22 @@ export async function createApp(
       hint: 'raise the limit of open files (LimitNOFILE, ulimit -n)',
     })
   const opening = openingOf(handlers, jobs)
-  const onWait = (missing: string) => logger.log({ level: 'warn', event: 'waiting', missing })
-  const marksOnly = opening.database === 'marks'
-  if (!marksOnly) prepareRoot(config.storage.root)
-  else if (config.database.url === undefined)
-    await untilMade(
-      async () => (existsSync(config.database.path) ? undefined : `there is no database ${config.database.path}`),
-      onWait,
-    )
+  const now = () => Date.now()
+  const newId = () => randomUUID()
+  const data = { config, opening, space, log, now, newId }
   const passwords = createPasswords()
   const makePassword = async () => await makeFirstPassword(passwords, config)
   // On a first start another thread hashes it while this one makes the rest, which takes as long.
   const early = opening.key && !existsSync(config.database.path) ? makePassword() : undefined
+  // It is told where it is awaited, below; what fails before that is what a start fails by.
   early?.catch(() => undefined)
-  if (!marksOnly && config.database.url === undefined) layEmptyDatabase(config.database.path, assets.emptyDatabase)
-  const database = await openDatabase(config, {
-    onFatal: (error) => {
-      log({ level: 'error', event: 'database_lost', error: String(error) })
-      onFatal(error)
-    },
-    onFull: space.full,
-    writes: opening.database,
-  })
-  const now = () => Date.now()
-  const newId = () => randomUUID()
-  if (marksOnly) await untilMade(() => missingInDatabase(database, assets.migrations), onWait)
-  else await migrate(database, assets.migrations)
+  const database = await openMetadata(data, assets, onFatal)
   const instance = await ensureInstance(database, now())
-  // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
-  const admin = opening.key ? ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined
-  admin?.catch(() => undefined)
+  const [blobs, admin] = await Promise.all([
+    openBlobs({ ...data, maxOpenFiles: descriptors.files }, database, rollback),
+    // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
+    opening.key ? ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined,
+  ])
   const retention = retentionOf(config.storage.retention)
   const metrics = createMetrics(
     assets.version,
@@ -167,31 +140,7 @@ export async function createApp(
       grace_ms: config.storage.retention.graceMs,
       hint: 'nothing is lost, but a slow push may have to send layers again: storage.gc_grace of 1h or more',
     })
-  const { blobs: store, key } = opening
-  if (store?.access === 'read') await openFor(store.for, () => untilMade(() => missingRoot(config.storage), onWait))
-  const blobs: BlobStore | undefined =
-    store &&
-    (await openFor(store.for, async () =>
-      openBlobsFs({
-        ...config.storage,
-        access: store.access,
-        readers: config.server.accel === 'off' ? undefined : 'group',
-        minBytesPerSecond: config.server.minBodyRate,
-        rateWindowMs: 60_000,
-        admit: space.admit,
-        maxOpenFiles: descriptors.files,
-        newId,
-        // A root without its marker is an unmounted volume when the database names blobs, and a first start when it does not.
-        expectExisting: (await database.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
-      }),
-    ))
-  if (blobs)
-    await checkRollback(
-      { metadata: database, now, newId, log: (event) => logger.log(event) },
-      blobs,
-      { database: config.database.path, layersPath: config.storage.layersPath },
-      rollback,
-    )
+  const { key } = opening
   const secret = key && (await openFor(key.for, () => readAuthKey(config.auth.keyFile, process.env)))
   const tokens = createTokenKeys({
     metadata: database,
@@ -267,7 +216,7 @@ export async function createApp(
     level: 'info',
     event: 'opened',
     database: opening.database,
-    blobs: store?.access ?? 'nothing',
+    blobs: opening.blobs?.access ?? 'nothing',
     auth_key: key !== undefined,
     identities: opening.identities,
   })
@@ -287,31 +236,10 @@ export async function createApp(
     descriptors,
     alarm,
     database,
-    admin: await admin,
+    admin,
     startJobs(names) {
-      const known: Job[] = [
-        advanceEpoch(ctx.retention),
-        expireUploads,
-        reapTrash,
-        collectGarbageJob({ intervalMs: config.storage.gcIntervalMs }),
-        scrub({
-          cycleMs: config.storage.scrubCycleMs,
-          bytesPerSecond: config.storage.scrubBytesPerSecond,
-          busy: () => running.size > 0,
-        }),
-        checkpointJournal(secret),
-        pruneJournal({ ...config.audit, clockIsSteady: clock.steady }),
-        revalidateIdentities(identities.mcias),
-        keepBallast(space),
-      ]
-      for (const name of names)
-        if (!known.some((job) => job.name === name))
-          throw new Error(`no job is called ${name}; there are ${known.map((job) => job.name).join(', ')}`)
-      stopJobs = startJobs(
-        known.filter((job) => names.includes(job.name)),
-        ctx,
-        newId(),
-      )
+      const known = jobsOf(config, { retention, secret, mcias: identities.mcias, space, clock, busy: () => running.size > 0 })
+      stopJobs = startJobs(selectJobs(known, names), ctx, newId())
     },
     async close() {
       clock.stop()
@@ -324,18 +252,4 @@ export async function createApp(
       await database.close()
     },
   }
-}
-
-async function missingInDatabase(database: Database, migrations: Assets['migrations']): Promise<string | undefined> {
-  const missing = await missingMigration(database, migrations)
-  if (missing !== undefined) return missing
-  const [instance] = await database.read.all('SELECT 1 AS one FROM instance')
-  return instance ? undefined : 'the database is not filled yet'
-}
-
-/** Errors: a plain Error where others could write to the data. */
-function prepareRoot(root: string): void {
-  mkdirSync(root, { recursive: true, mode: 0o700 })
-  const { mode } = statSync(root)
-  if ((mode & 0o022) !== 0) throw new Error(`storage.root ${root} can be written by others: chmod go-w ${root}`)
 }

@@ -213,11 +213,11 @@ const sizes: readonly [bytes: number, name: string][] = [
 /** Announced, not sent: whoever has a limit says so at once, and the registry itself asks for a login first. */
 async function bodyCap(to: Public, find: Find): Promise<void> {
   for (const [bytes, name] of sizes) {
-    // No answer is no 413, which is all that is looked for.
     const answer = await ask(to, `/v2/${to.repository}/blobs/uploads/`, {
       method: 'POST',
       body: { pieces: [Buffer.from('x')], open: bytes },
       timeoutMs: earlyMs / 4,
+      // No answer is no 413, which is all that is looked for.
     }).catch(() => undefined)
     if (answer?.status !== 413) continue
     find({ what: 'body-cap', severity: 'wrong', says: `a body of ${name} is refused with 413`, cures: bodyCures })
