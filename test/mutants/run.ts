@@ -26,6 +26,10 @@ const patienceMs = 600_000
 const wanted = mutants
   .filter(({ name, slice }) => (!values.slice || slice) && name.includes(values.only))
   .filter((_, index) => index % Number(values.every) === Number(values.from))
+if (wanted.length === 0) {
+  console.error('no mutant has that name, and nothing would be shown: see test/mutants/list.ts')
+  process.exit(2)
+}
 
 // All of the list, also what does not run now: a list that rots is found by whoever changes the code.
 const rotten = mutants.flatMap(({ name, changes }) =>
