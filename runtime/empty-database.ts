@@ -8,25 +8,33 @@ const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constan
 /**
  * Puts `emptyDatabase` (deflated, in base64) where there is no database yet, so that a first start need not run every migration. Whole and
  * durable before it has its name; of processes that start together one gives it that. Where it cannot be, SQLite makes the file as ever.
+ * Errors: those of the file system, where the name cannot be made durable.
  */
-export function layEmptyDatabase(path: string, emptyDatabase: string | undefined): void {
+export function layEmptyDatabase(path: string, emptyDatabase: string): void {
   // A log that was left behind would be read into the new file; SQLite knows to throw it away.
-  if (emptyDatabase === undefined || existsSync(path) || existsSync(`${path}-wal`)) return
+  if (!existsSync(path) && !existsSync(`${path}-wal`)) makeWhole(path, inflateRawSync(Buffer.from(emptyDatabase, 'base64')))
+  // Also where another process has just given it its name, and may die before this: nobody is answered over a name that may be lost.
+  const directory = openSync(dirname(path), O_RDONLY | O_DIRECTORY)
+  try {
+    fsyncSync(directory)
+  } finally {
+    closeSync(directory)
+  }
+}
+
+function makeWhole(path: string, bytes: Buffer): void {
   const own = `${path}.${randomBytes(6).toString('hex')}`
   try {
     const fd = openSync(own, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o600)
     try {
-      writeFileSync(fd, inflateRawSync(Buffer.from(emptyDatabase, 'base64')))
+      writeFileSync(fd, bytes)
       fsyncSync(fd)
     } finally {
       closeSync(fd)
     }
     linkSync(own, path)
-    const directory = openSync(dirname(path), O_RDONLY | O_DIRECTORY)
-    fsyncSync(directory)
-    closeSync(directory)
   } catch {
-    // A directory that cannot be written is told of by who opens the database; another process may have been first.
+    // Another process was first, or the file system has no links; what else is wrong here SQLite meets as well, and says so.
   } finally {
     if (existsSync(own)) unlinkSync(own)
   }

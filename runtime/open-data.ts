@@ -39,7 +39,7 @@ export async function openMetadata(
   if (!marksOnly) prepareRoot(config.storage.root)
   if (url === undefined) {
     if (marksOnly) await untilMade(async () => (existsSync(path) ? undefined : `there is no database ${path}`), waiting(options))
-    else layEmptyDatabase(path, assets.emptyDatabase)
+    else if (assets.emptyDatabase !== undefined) layEmptyDatabase(path, assets.emptyDatabase)
   }
   const database = await openDatabase(config, {
     onFatal: (error) => {
