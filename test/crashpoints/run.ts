@@ -49,7 +49,9 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
 
   /** Shape: whether the process was killed at that call, or the scenario ended before. */
   async function killAt(scenario: Scenario, call: string, nth: number): Promise<boolean> {
-    const kit: Kit = { id: `${kind}-${made++}`, client: fleet.probe, history, blobs: new Map() }
+    // Of this member: who asks the fleet waits for a member that is up, and the one there is may die between two questions.
+    const client: Kit['client'] = (method, path, asked) => fleet.probe(method, path, { ...asked, of: member })
+    const kit: Kit = { id: `${kind}-${made++}`, client, history, blobs: new Map() }
     await collecting.idle()
     await scenario.before?.(kit)
     const inject = `inject=${call}:signal=SIGKILL:when=${nth}`
