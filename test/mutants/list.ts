@@ -234,7 +234,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'hidden links count as there',
-    layers: [interleave('deletes manifest and blob'), protocol('garbage')],
+    layers: [interleave('pushes in one body', 'deletes manifest and blob'), protocol('manifest')],
     changes: [
       [
         'lib/metadata/manifests.ts',
@@ -402,7 +402,7 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: 'the sweep takes an incarnation for its file',
-    layers: [protocol('garbage'), interleave('joined')],
+    layers: [protocol('garbage')],
     changes: [
       ['lib/jobs/sweep-orphans.ts', 'WHERE inc = f.value ->> 0 AND digest = f.value ->> 1)', 'WHERE inc = f.value ->> 0)'],
     ],

@@ -124,19 +124,24 @@ test('reconciling removes files that no row names, and no other: not of uploads 
   const location = headers.get('location') as string
   assert.equal((await registry.fetch('PATCH', location, { body: 'a segment of an upload' })).status, 202)
   const hex = sha256('nobody').slice(7)
+  const [row] = await registry.database.read.all<{ inc: string }>('SELECT inc FROM blobs WHERE digest = ?', [kept])
+  const inc = row?.inc
   const stray = [
     `blobs/sha256/${hex.slice(0, 2)}/${hex}.00000000-0000-4000-8000-000000000000`,
     // The right digest of a blob that is there, by an upload that never was.
     `blobs/sha256/${kept.slice(7, 9)}/${kept.slice(7)}.00000000-0000-4000-8000-000000000001`,
     'uploads/00000000-0000-4000-8000-000000000002.00000000-0000-4000-8000-000000000003',
+    // What an upload left behind that ended as a blob, under its own incarnation.
+    `blobs/sha256/${hex.slice(0, 2)}/${hex}.${inc}`,
+    `uploads/${inc}.00000000-0000-4000-8000-000000000004`,
   ].map((path) => join(registry.root, path))
   for (const path of stray) {
     mkdirSync(dirname(path), { recursive: true })
     writeFileSync(path, 'stray')
   }
-  assert.equal((await collect({ dry_run: true }, '/v1/gc/reconcile')).orphans_removed, 3)
+  assert.equal((await collect({ dry_run: true }, '/v1/gc/reconcile')).orphans_removed, 5)
   assert.ok(stray.every((path) => existsSync(path)))
-  assert.equal((await collect({}, '/v1/gc/reconcile')).orphans_removed, 3)
+  assert.equal((await collect({}, '/v1/gc/reconcile')).orphans_removed, 5)
   assert.ok(!stray.some((path) => existsSync(path)))
   assert.equal(await get(`/v2/gc/files/blobs/${kept}`), 200)
   const digest = sha256('a segment of an upload')
