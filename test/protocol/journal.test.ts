@@ -578,8 +578,11 @@ test('denials, failed logins, refused tokens, logins, tokens made and pulls appe
   for (let pull = 0; pull < 3; pull++) assert.equal((await registry.fetch('GET', '/v2/j/seen/manifests/v1')).status, 200)
   assert.equal((await registry.fetch('GET', `/v2/j/seen/manifests/${digest}`)).status, 200)
   assert.equal((await registry.fetch('HEAD', '/v2/j/seen/manifests/v1')).status, 200)
-  const [pulled] = await notedAfter(at, `type = 'manifest_pulled'`, 1)
-  assert.deepEqual([pulled?.repository, pulled?.tag], ['j/seen', 'v1'], 'sampled: the first of the hour')
+  await settled()
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  const pulls = await entriesAfter(at, `type = 'manifest_pulled'`)
+  assert.ok(pulls.length >= 1 && pulls.length <= shapes[shapeName()].processes, 'sampled: the first of the hour in each process')
+  for (const pulled of pulls) assert.deepEqual([pulled.repository, pulled.count], ['j/seen', 1])
 })
 
 test('a 401 to who sent nothing, insufficient_scope and what is not there leave no entry', async () => {
