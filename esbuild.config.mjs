@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { basename } from 'node:path'
 import { parseArgs } from 'node:util'
 import { build } from 'esbuild'
-import { fillCompiled } from './deploy/build/compile.mjs'
+import { fillCompiled } from './deploy/build/compile.ts'
 import { makeEmptyDatabase } from './deploy/build/empty-database.ts'
 
 if (Number(process.versions.node.split('.')[0]) < 22) {
@@ -68,16 +68,35 @@ async function entry() {
   `
 }
 
+/** Parts of Node that these packages hold on to as they load and a start does not use: they come when they are first touched. */
+const late = {
+  name: 'late',
+  setup({ onResolve, onLoad }) {
+    onResolve({ filter: /^(node:)?(assert|child_process|https|zlib)$/ }, ({ path, importer }) =>
+      /node_modules.(@whatwg-node|commander|sonic-boom)\b/.test(importer) ? { path, namespace: 'late' } : undefined,
+    )
+    onLoad({ filter: /./, namespace: 'late' }, ({ path }) => ({
+      contents: `module.exports = new Proxy(() => {}, {
+        get: (_, name) => (name === '__esModule' ? undefined : process.getBuiltinModule('${path}')[name]),
+        apply: (_, self, words) => process.getBuiltinModule('${path}')(...words),
+      })`,
+    }))
+  },
+}
+
 const program = async ({ alias, ...options }) =>
   await build({
     ...shared,
     // Of the adapter only the part that we use: the rest takes hold of Node's own fetch as it loads, a third of the time to start.
-    // Exemplars of metrics, which we do not keep, would bring all of tracing.
+    // Exemplars of metrics, which we do not keep, would bring all of tracing; forms and a log on another thread we do not have.
     alias: {
       '@whatwg-node/server': './node_modules/@whatwg-node/server/esm/utils.js',
       '@opentelemetry/api': './deploy/build/unused.cjs',
+      '@fastify/busboy': './deploy/build/unused.cjs',
+      'thread-stream': './deploy/build/unused.cjs',
       ...alias,
     },
+    plugins: [late],
     // One file that Node need not resolve an import in, and can keep compiled.
     format: 'cjs',
     minifyWhitespace: true,
@@ -91,6 +110,9 @@ const buildExecutable = async () => [
   await program({
     sourcemap: false,
     outfile: 'dist/executable.cjs',
+    // A function of what a module is given: deploy/build/start-executable.cjs calls it.
+    banner: { js: '(function(require,module,exports){' },
+    footer: { js: '})' },
     // The driver's own switch for a loader of its addon, and the loader: no other path is left in the bundle.
     define: { 'process.env.LIBSQL_JS_DEV': '"1"', __dirname: '""' },
     alias: { '@neon-rs/load': './runtime/native-load.ts' },

@@ -21,8 +21,9 @@ import { type Descriptors, shareDescriptors } from './descriptors.ts'
 import { garbageGauges } from './garbage-gauges.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
+import { lateMetrics } from './late-metrics.ts'
 import { createLogger, type Logger } from './logger.ts'
-import { createMetrics, type Metrics } from './metrics.ts'
+import type { Metrics } from './metrics.ts'
 import { openBlobs, openMetadata } from './open-data.ts'
 import { createOutgoingFetch } from './outgoing.ts'
 import { createPasswords } from './passwords.ts'
@@ -118,7 +119,7 @@ export async function createApp(
     opening.key ? ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined,
   ])
   const retention = retentionOf(config.storage.retention)
-  const metrics = createMetrics(
+  const metrics = lateMetrics(
     assets.version,
     {
       database_wal_bytes: { help: "Size of the database's write-ahead log.", joined: 'max', value: database.walBytes },

@@ -1,5 +1,5 @@
 import type { Server } from 'node:http'
-import { constants, type ServerHttp2Session } from 'node:http2'
+import type { ServerHttp2Session } from 'node:http2'
 import { Server as NetServer, type Socket } from 'node:net'
 import type { AnyServer } from './listeners.ts'
 
@@ -18,7 +18,8 @@ export interface Connections {
   turnedAway: Set<Socket>
 }
 
-/** The last stream id there is: a GOAWAY that refuses nothing yet. */
+/** NO_ERROR, and the last stream id there is: a GOAWAY that refuses nothing yet.  Source: RFC 9113 §7, §6.8. */
+const noError = 0
 const lastStream = 2 ** 31 - 1
 
 /**
@@ -37,7 +38,7 @@ export async function drainServers(
   const begun = Date.now()
   // The servers' own close() also closes idle connections at once; this one only stops listening.
   for (const server of servers) NetServer.prototype.close.call(server)
-  for (const session of sessions) if (lingerMs > 0 && !session.destroyed) session.goaway(constants.NGHTTP2_NO_ERROR, lastStream)
+  for (const session of sessions) if (lingerMs > 0 && !session.destroyed) session.goaway(noError, lastStream)
   let closing = false
   for (;;) {
     const now = Date.now()

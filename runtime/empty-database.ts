@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { closeSync, constants, existsSync, fsyncSync, linkSync, openSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { inflateRawSync } from 'node:zlib'
 
 const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants
 
@@ -12,7 +11,8 @@ const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constan
  */
 export function layEmptyDatabase(path: string, emptyDatabase: string): void {
   // A log that was left behind would be read into the new file; SQLite knows to throw it away.
-  if (!existsSync(path) && !existsSync(`${path}-wal`)) makeWhole(path, inflateRawSync(Buffer.from(emptyDatabase, 'base64')))
+  if (!existsSync(path) && !existsSync(`${path}-wal`))
+    makeWhole(path, process.getBuiltinModule('node:zlib').inflateRawSync(Buffer.from(emptyDatabase, 'base64')))
   // Also where another process has just given it its name, and may die before this: nobody is answered over a name that may be lost.
   const directory = openSync(dirname(path), O_RDONLY | O_DIRECTORY)
   try {

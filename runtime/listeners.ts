@@ -1,13 +1,6 @@
 import { chmodSync, lstatSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import {
-  createServer as createHttp2Server,
-  createSecureServer,
-  type Http2SecureServer,
-  type Http2Server,
-  type ServerHttp2Session,
-} from 'node:http2'
-
+import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { isLoopback, parseListen, plainAddress } from './addresses.ts'
@@ -28,7 +21,7 @@ export type Part = 'all' | 'registry' | 'admin' | 'grpc'
 export function makeServer(tls: LoadedTls | undefined, part: Part): AnyServer {
   if (tls) return secureServer(tls)
   // Plain Node cannot tell HTTP/1.1 and HTTP/2 apart on one port, and gRPC needs HTTP/2.
-  if (part === 'grpc') return createHttp2Server(http2Options as never)
+  if (part === 'grpc') return process.getBuiltinModule('node:http2').createServer(http2Options as never)
   const server = createServer({
     maxHeaderSize: headerBytes,
     noDelay: true,
@@ -52,7 +45,7 @@ const http2Options = {
 }
 
 function secureServer(tls: LoadedTls): Http2SecureServer {
-  const server = createSecureServer({
+  const server = process.getBuiltinModule('node:http2').createSecureServer({
     ...tls.context,
     ...http2Options,
     allowHTTP1: true,

@@ -11,7 +11,6 @@ import { createLogger, type Logger } from './logger.ts'
 import { installFetch, type RunningServer, type ServerOptions, startServer } from './server.ts'
 import { type InheritedSocket, inheritedSockets } from './sockets.ts'
 import { joinParent, type Serving, type Worker } from './worker.ts'
-import { superviseWorkers } from './workers.ts'
 
 export type HandlerLoaders = Readonly<Record<string, () => Promise<{ default: Handler }>>>
 
@@ -43,6 +42,7 @@ async function serve(
   const list = readMountList(mount, assets)
   if (config.server.workers !== undefined && !worker) {
     const logger = await createLogger(config.log)
+    const { superviseWorkers } = await import('./workers.ts')
     return await superviseWorkers(config, inherited, logger, (serving) => greet(logger, serving, config, assets, notes))
   }
   const handlers = lateHandlers(loaders, assets.routes, list.handlers)

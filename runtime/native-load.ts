@@ -1,5 +1,4 @@
 // Stands in for the driver's loader in the single executable (esbuild.config.mjs): the addon is inside, and the system only loads files.
-import { createHash } from 'node:crypto'
 import {
   closeSync,
   constants,
@@ -16,16 +15,18 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { homedir, constants as osConstants } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
-import { getRawAsset } from 'node:sea'
+import { basename, dirname, join, resolve } from 'node:path'
+import { getAssetKeys, getRawAsset } from 'node:sea'
 
 /**
  * Loads the addon that the executable carries from a private file named by its hash, written when it is not there yet.
  * Errors: a plain Error that names MCR_NATIVE_DIR, where no directory is private or files there cannot be loaded.
  */
 export function load(): unknown {
-  const bytes = Buffer.from(getRawAsset('native/libsql.node') as ArrayBuffer)
-  const file = extractAddon(bytes, addonDirectory(process.env))
+  // The build names it by its hash.
+  const asset = getAssetKeys().find((name) => name.endsWith('.node')) as string
+  const bytes = Buffer.from(getRawAsset(asset) as ArrayBuffer)
+  const file = extractAddon(basename(asset), bytes, addonDirectory(process.env))
   const loaded = { exports: {} }
   try {
     process.dlopen(loaded as NodeJS.Module, file, osConstants.dlopen.RTLD_NOW)
@@ -54,19 +55,18 @@ export function addonDirectory(env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * The file of those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there, or could
+ * The file of that name and those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there, or could
  * put another in its place.
  */
-export function extractAddon(bytes: Buffer, directory: string): string {
-  const hash = sha256(bytes)
-  const file = join(directory, `${hash}.node`)
+export function extractAddon(name: string, bytes: Buffer, directory: string): string {
+  const file = join(directory, name)
   makeDirectory(directory)
   // What somebody we trust has put there, an image or a package, is as good as what we write.
   if (holds(file, bytes)) return file
   const { uid, mode } = lstatSync(directory)
   if (uid !== self()) throw unfit(directory, 'belongs to another user', directory)
   if ((mode & 0o077) !== 0) throw unfit(directory, 'is open to others', directory)
-  const temporary = join(directory, `.${hash}.${process.pid}.${Date.now()}`)
+  const temporary = join(directory, `.${name}.${process.pid}.${Date.now()}`)
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
   const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o500)
   try {
@@ -124,4 +124,3 @@ function holds(file: string, bytes: Buffer): boolean {
 
 const self = () => process.getuid?.() ?? -1
 const isTrusted = (uid: number) => uid === 0 || uid === self()
-const sha256 = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')

@@ -1,6 +1,5 @@
 import { readFileSync } from 'node:fs'
 import { request as httpRequest, type IncomingMessage } from 'node:http'
-import { request as httpsRequest } from 'node:https'
 import { Readable } from 'node:stream'
 
 /**
@@ -14,7 +13,7 @@ export function createOutgoingFetch(caCert?: string): (url: string, init?: Reque
     const body =
       init.body === undefined || init.body === null ? undefined : Buffer.from(await new Response(init.body).arrayBuffer())
     const answer = await new Promise<IncomingMessage>((resolve, reject) => {
-      const request = (target.protocol === 'https:' ? httpsRequest : httpRequest)(
+      const request = (target.protocol === 'https:' ? process.getBuiltinModule('node:https').request : httpRequest)(
         target,
         {
           method: init.method ?? 'GET',

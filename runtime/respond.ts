@@ -6,9 +6,14 @@ import { type Accel, accelPath } from './accel.ts'
 import type { ReleasingBody } from './blobs-fs-read.ts'
 import type { Req, Res } from './server.ts'
 
-/** Bytes and time that the rest of an unread body may take before its connection is closed. */
-const drainBytes = 1024 * 1024
-const drainMs = 1_000
+/**
+ * What is taken of a body nobody reads: more than the buffers of two kernels hold between them, so that a client which has handed over all
+ * of its body, and may send the next request on the connection, does not find it reset.
+ */
+const drainBytes = 16 * 1024 * 1024
+const drainMs = 10_000
+/** Closed at once the connection would be reset under an answer that is still on its way: so long the client has to read it. */
+const lingerMs = 1_000
 
 /** The least bytes a second that a client must take of a body, or it is cut. */
 export interface Pace {
@@ -154,12 +159,14 @@ export function drainBody(req: Req): void {
     if (req.httpVersionMajor === 2) (req as Http2ServerRequest).stream.close()
     else req.socket?.destroy()
   }
-  const timer = setTimeout(end, drainMs)
+  let timer = setTimeout(end, Number(req.headers['content-length'] ?? 0) > drainBytes ? lingerMs : drainMs)
   let drained = 0
   req.on('data', (chunk: Uint8Array) => {
     drained += chunk.length
-    // Closing now would reset the connection under an answer that is still on its way: the rest of the second is for the client to read it.
-    if (drained > drainBytes) req.pause()
+    if (drained <= drainBytes) return
+    req.pause()
+    clearTimeout(timer)
+    timer = setTimeout(end, lingerMs)
   })
   req.once('end', () => clearTimeout(timer))
   req.once('close', () => clearTimeout(timer))

@@ -1,4 +1,3 @@
-import { lookup } from 'node:dns/promises'
 import { chmodSync, existsSync } from 'node:fs'
 import * as net from 'node:net'
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
@@ -65,6 +64,7 @@ const addressInUse = -98
 
 async function bindAddress(create: Create, listen: string): Promise<Handle | number> {
   const { host, port } = parseListen(listen)
+  const { lookup } = await import('node:dns/promises')
   const { address, family } = await lookup(host)
   const handle = create(address, port, family, undefined, 0)
   if (typeof handle === 'number') return handle

@@ -13,6 +13,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
+import { compileExecutable } from './compile.ts'
 import { bundledPackages, contentsOf, hashFile, licencesOf, makeBom } from './contents.ts'
 import { fetchPackage, readLock } from './packages.ts'
 import { isPlatform, own, type Platform, platforms } from './platforms.ts'
@@ -43,7 +44,7 @@ const bundled = bundledPackages(Object.keys(inputs))
 const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string }
 for (const platform of list) {
   const output = `dist/mcr-${platform}`
-  const built = buildExecutable(platform)
+  const built = await buildExecutable(platform)
   // A file that runs cannot be written over; a name can be given to another.
   if (platform === own) {
     copyFileSync(built, join(work, 'mcr'))
@@ -67,30 +68,36 @@ writeFileSync('dist/SHA256SUMS', `${sums.join('\n')}\n`)
 console.log(`beside them: SHA256SUMS, what is inside (*.cdx.json), THIRD-PARTY-LICENSES.txt`)
 
 /** Shape: the file. */
-function buildExecutable(platform: Platform): string {
+async function buildExecutable(platform: Platform): Promise<string> {
   const node = join(work, `node-${platform}`)
   const output = join(work, `mcr-${platform}`)
   copyFileSync(join(fetchPackage(platforms[platform].node), 'bin/node'), node)
   chmodSync(node, 0o755)
   // Before the injection: what is stripped afterwards does not start. A Mach-O file is left as it is, for its signature is gone as it is.
   if (platform.startsWith('linux')) execFileSync('llvm-strip', ['--strip-all', node], { stdio: 'inherit' })
+  const program = 'dist/executable.cjs'
+  const addon = join(fetchPackage(platforms[platform].addon), 'index.node')
+  const assets: Record<string, string> = { program, [`native/${await hashFile(addon)}.node`]: addon }
+  // Another platform's machine cannot be asked to compile here.
+  if (platform === own) {
+    assets.compiled = join(work, 'compiled')
+    await compileExecutable(program, addon, assets.compiled)
+  }
   const config = join(work, `${platform}.json`)
   writeFileSync(
     config,
     JSON.stringify({
-      main: 'dist/executable.cjs',
+      main: 'deploy/build/start-executable.cjs',
       mainFormat: 'commonjs',
       executable: node,
       output,
       disableExperimentalSEAWarning: true,
-      // Another platform's machine code cannot be made here; the seed makes it the same in each build.
-      useCodeCache: platform === own,
       // NODE_OPTIONS of the surroundings does not steer the registry.
       execArgvExtension: 'none',
-      assets: { 'native/libsql.node': join(fetchPackage(platforms[platform].addon), 'index.node') },
+      assets,
     }),
   )
-  execFileSync(process.execPath, ['--random-seed=1', '--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] })
+  execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] })
   chmodSync(output, 0o755)
   return output
 }

@@ -16,7 +16,7 @@ export function createPasswordCheck(
   ctx: Needs,
 ): (found: PasswordLogin | undefined, name: string, password: string, exchange: Exchange) => Promise<boolean> {
   const goodLogins = new Map<string, { version: number; until: number }>()
-  const memoryKey = crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
+  let memoryKey: Promise<CryptoKey> | undefined
   const checking = new Map<string, Promise<boolean>>()
   let decoy: Promise<string> | undefined
 
@@ -45,6 +45,7 @@ export function createPasswordCheck(
   }
 
   return async (found: PasswordLogin | undefined, name: string, password: string, exchange: Exchange): Promise<boolean> => {
+    memoryKey ??= crypto.subtle.generateKey({ name: 'HMAC', hash: 'SHA-256' }, false, ['sign'])
     const mac = await crypto.subtle.sign('HMAC', await memoryKey, new TextEncoder().encode(`${name}\0${password}`))
     const key = String.fromCharCode(...new Uint8Array(mac))
     const known = goodLogins.get(key)

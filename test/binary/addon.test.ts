@@ -1,6 +1,7 @@
 // Where the executable puts the database driver's addon, and where it refuses to.
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import {
   chmodSync,
@@ -26,16 +27,17 @@ after(() => rmSync(scratch, { recursive: true, force: true }))
 let count = 0
 const fresh = () => join(scratch, `place-${++count}`)
 const bytes = Buffer.from('the bytes of an addon')
+const name = `${createHash('sha256').update(bytes).digest('hex')}.node`
 const root = process.getuid?.() === 0
 
 test('the addon lies in a private file named by its hash, and is used again', () => {
   const place = join(fresh(), 'mcr/native')
-  const file = extractAddon(bytes, place)
+  const file = extractAddon(name, bytes, place)
   assert.match(file, /\/[0-9a-f]{64}\.node$/)
   assert.equal(statSync(place).mode & 0o777, 0o700)
   assert.equal(statSync(file).mode & 0o777, 0o500)
   const { ino } = statSync(file)
-  assert.equal(extractAddon(bytes, place), file)
+  assert.equal(extractAddon(name, bytes, place), file)
   assert.equal(statSync(file).ino, ino)
   assert.deepEqual(readdirSync(place).length, 1, 'nothing is left beside it')
 })
@@ -58,10 +60,10 @@ if (root) wrong.push(['a file of another user', (file) => chownSync(file, 65_534
 for (const [what, spoil] of wrong)
   test(`${what} in its place is not loaded, but written anew`, () => {
     const place = fresh()
-    const file = extractAddon(bytes, place)
+    const file = extractAddon(name, bytes, place)
     chmodSync(file, 0o700)
     spoil(file)
-    assert.equal(extractAddon(bytes, place), file)
+    assert.equal(extractAddon(name, bytes, place), file)
     assert.deepEqual(readFileSync(file), bytes)
     assert.equal(statSync(file).mode & 0o777, 0o500)
   })
@@ -115,14 +117,14 @@ if (root)
 for (const [what, prepare, why] of unfit)
   test(`${what} is refused`, () => {
     const place = prepare(fresh())
-    assert.throws(() => extractAddon(bytes, place), why)
+    assert.throws(() => extractAddon(name, bytes, place), why)
   })
 
 test('what root has put where nobody else can write is taken as it is', () => {
   const place = fresh()
-  const file = extractAddon(bytes, place)
+  const file = extractAddon(name, bytes, place)
   chmodSync(place, 0o755)
-  assert.equal(extractAddon(bytes, place), file)
+  assert.equal(extractAddon(name, bytes, place), file)
 })
 
 test('the directory is the named one, the unit’s, or the user’s cache', () => {

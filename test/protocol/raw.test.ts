@@ -1,7 +1,9 @@
 // What a client can send that no HTTP library would: targets, hosts, framing, repeated headers. Each case has its status; none is a 5xx,
 // and none changes what is stored.
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
+import { connect } from 'node:net'
 import { test } from 'node:test'
 import { pushImage, sha256 } from '../support/oci.ts'
 import { sendRaw } from '../support/raw.ts'
@@ -282,6 +284,23 @@ test('a connection goes on after a refusal with a small body, and ends after one
     3000,
   )
   assert.deepEqual(huge.statuses, [400])
+})
+
+test('a connection that has taken all of a refused body goes on, however long after', async () => {
+  const body = Buffer.alloc(5 * 1024 * 1024)
+  const socket = connect(registry.port, '127.0.0.1')
+  let text = ''
+  socket.on('data', (piece: Buffer) => (text += piece))
+  const gone = once(socket, 'close')
+  socket.write(request('PUT /v2/PUB/x/manifests/v1', [host, login, `Content-Length: ${body.length}`]))
+  await new Promise<void>((resolve) => socket.write(body, () => resolve()))
+  await new Promise((resolve) => setTimeout(resolve, 1_500))
+  socket.write(request('GET /v2/', [host, login, 'Connection: close']))
+  await gone
+  assert.deepEqual(
+    [...text.matchAll(/HTTP\/1\.1 (\d+)/g)].map(([, status]) => status),
+    ['400', '200'],
+  )
 })
 
 test('HEAD has the length of GET and no body, also for refusals', async () => {
