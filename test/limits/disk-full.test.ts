@@ -156,7 +156,11 @@ test(`a disk that fills and is freed, ${rounds} times: no false success, reads n
     assert.ok(statuses.includes(507), `nothing was refused with ${disk.free()} bytes free`)
     await readBack()
     // Full to the last byte, but for the reserve: a delete needs it. Where it was taken before, its space is what is free.
-    if (ballast() > 0) fill(join(disk.path, 'filler2'), disk.free, 0)
+    if (ballast() > 0) {
+      fill(join(disk.path, 'filler2'), disk.free, 0)
+      // A write that failed while it was filled took it, and then so did the filler.
+      if (ballast() === 0) rmSync(join(disk.path, 'filler2'))
+    }
     const [victim] = images.keys()
     const { layer, text, bytes } = images.get(victim as string) as Image
     assert.equal(filesOf(layer).length, 1)
