@@ -32,6 +32,7 @@ const phases: Phase[] = [
   ['model', node, ['test/model/run.ts', '--slice']],
   ['interleave', node, ['test/interleave/run.ts', '--every', '16']],
   ['crash', node, ['test/crash/run.ts', '--kills', '6']],
+  ['crashpoints', node, ['test/crashpoints/run.ts', '--every', '60', '--from', '7', '--kinds', 'kill']],
   ['power', node, ['test/power/run.ts', '--cuts', '3', '--on', 'split']],
   ['uploads', node, ['test/uploads/run.ts', '--uploads', '300', '--killEach', '60']],
   ['mutants', node, ['test/mutants/run.ts', '--slice']],

@@ -1,16 +1,23 @@
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import type { Fleet } from '../workload/fleet.ts'
+import { startFleet } from '../workload/fleet.ts'
 import { bytesNamed, sha256 } from '../workload/random.ts'
 import type { Run } from '../workload/run.ts'
 import { changes } from './strace.ts'
 
 /**
  * Snapshot and restore, processes of their own: killed before every call that changes the disk. A snapshot that was cut short leaves the
- * directory whole, with the ones before it; a restore that was cut short leaves no database, or one with everything it names.
+ * directory whole, with the ones before it; a restore that was cut short leaves no database, or one with everything it names. Their registry
+ * is one of its own with a single blob: each file they copy is written by the same calls.
  * Shape: how many points.
  */
-export async function killCommands(fleet: Fleet, folder: string, test: Run): Promise<number> {
+export async function killCommands(within: string, test: Run): Promise<number> {
   const { finding, interrupted } = test
+  const folder = join(within, 'commands')
+  mkdirSync(folder)
+  const root = join(folder, 'data')
+  const fleet = await startFleet({ root, database: join(root, 'mcr.db'), logs: join(folder, 'logs') }, ['all'], {})
+  test.onEnd(fleet.killAll)
   const { every = 1, from = 1 } = test.numbers
   const over = () => interrupted() || test.findings.length > 0
   const bytes = bytesNamed('in every snapshot', 50_000)
@@ -33,21 +40,25 @@ export async function killCommands(fleet: Fleet, folder: string, test: Run): Pro
       const at = `a snapshot was killed at ${call} ${nth}`
       if ((await run(['snapshot', snapshots], inject(call, nth))).code === 0) break
       points++
+      test.progress(at)
       await must(['restore', '--verify', snapshots], at)
     }
   for (const call of changes)
     for (let nth = from; !over(); nth += every) {
       const at = `a restore was killed at ${call} ${nth}`
-      const root = join(folder, `restored-${call}-${nth}`)
-      if ((await run(['restore', snapshots, root], inject(call, nth))).code === 0) break
+      const restored = join(folder, `restored-${call}-${nth}`)
+      if ((await run(['restore', snapshots, restored], inject(call, nth))).code === 0) break
       points++
+      test.progress(at)
       const { code, output } = await run(
         ['--json', 'verify', '--deep'],
-        [`MCR_STORAGE_ROOT=${root}`, `MCR_DATABASE_PATH=${root}/mcr.db`],
+        [`MCR_STORAGE_ROOT=${restored}`, `MCR_DATABASE_PATH=${restored}/mcr.db`],
       )
       if (code !== 0 && !/there is no database/.test(output)) finding(`mcr verify ended with ${code} after ${at}: ${output}`)
-      await must(['restore', '--verify', snapshots, `${root}-again`], at)
+      await must(['restore', '--verify', snapshots, `${restored}-again`], at)
     }
+  await fleet.killAll()
+  for (const surprise of fleet.surprises) finding(surprise)
   return points
 }
 

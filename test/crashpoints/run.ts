@@ -99,7 +99,7 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
     await checkAnswers(fleet.probe, history, run.finding, 'everything')
   }
   if (kind === 'kill' && 'snapshot, restore'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
-    points.set('snapshot, restore', await killCommands(fleet, folder, run))
+    points.set('snapshot, restore', await killCommands(folder, run))
   await checkJournal(fleet, run.finding)
   await fleet.killAll()
   for (const surprise of fleet.surprises) run.finding(surprise)
