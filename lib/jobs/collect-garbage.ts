@@ -60,6 +60,7 @@ export async function collectGarbage(
     progress: 0,
     failures: 0,
     firstFailure: '',
+    pace: 'beside',
   }
   const by = { principal: { subject: actor } }
   await change(ctx, by, async (_sql, append) => {

@@ -7,11 +7,14 @@ import type { Sql } from '../metadata/sql.ts'
 import type { Digest } from '../oci/digest.ts'
 import type { JobContext } from './job.ts'
 
-/** One transaction takes this many things at most, and begins none after this time: requests wait for the writer and the event loop. */
+/** One transaction takes this many things at most. */
 const together = 256
-const heldMs = 5
-/** For each millisecond of work this many of rest, so that pushes keep most of the writer. */
-const rest = 1
+/**
+ * A transaction begins no more after `heldMs`: requests wait for the writer and the event loop. Each millisecond of it, its commit included, has
+ * `rest` after it. One that had to wait for the writer tells that others want it too.
+ */
+const paces = { alone: { heldMs: 10, rest: 0.25 }, beside: { heldMs: 5, rest: 8 } }
+const waitedMs = 0.3
 const pausePollMs = 500
 
 /** A run under way. */
@@ -27,6 +30,7 @@ export interface Collection {
   /** things that could not be collected; the run goes on without them */
   failures: number
   firstFailure: string
+  pace: keyof typeof paces
 }
 
 /** The run ends here: told to stop, or taken over. */
@@ -68,7 +72,7 @@ export async function mayGoOn(c: Collection): Promise<void> {
 /** Rests after `ms` of work on `things`: for requests, and as the configured rate demands. */
 export async function breathe(c: Collection, ms: number, things: number): Promise<void> {
   const { ratePerSecond } = c.ctx.retention
-  await sleep(Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
+  await sleep(Math.max(1, ms * paces[c.pace].rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
 }
 
 /**
@@ -88,10 +92,10 @@ export async function takeEach(
       await mayGoOn(c)
       const batch = items.slice(at, at + together)
       try {
-        const { done, took, ms } = await transaction(c, batch, take)
+        const { done, took, whole } = await transaction(c, batch, take)
         taken += took
         at += done
-        await breathe(c, ms, done)
+        await breathe(c, whole, done)
       } catch (error) {
         if (!isOwnFault(error)) throw error
         if (batch.length === 1) await leaveOut(c, `${kind} ${batch[0]?.digest}`, error)
@@ -116,13 +120,17 @@ async function transaction(
   c: Collection,
   items: readonly Candidate[],
   take: (sql: Sql, append: Append, item: Candidate) => Promise<Taken | undefined>,
-): Promise<{ done: number; took: number; ms: number }> {
+): Promise<{ done: number; took: number; whole: number }> {
+  const { heldMs } = paces[c.pace]
+  const asked = performance.now()
   const result = { done: 0, took: 0, ms: 0 }
+  let began = asked
   const counts: GcCounts = {}
   const mine = await change(c.ctx, { principal: { subject: c.actor } }, async (sql, append) => {
     Object.assign(result, { done: 0, took: 0 })
     for (const name of Object.keys(counts)) delete counts[name as keyof GcCounts]
     const started = performance.now()
+    began = started
     const digests: Digest[] = []
     for (const item of items) {
       const taken = await take(sql, append, item)
@@ -144,7 +152,8 @@ async function transaction(
   c.ctx.count('gc_writer_seconds_total', {}, result.ms / 1000)
   for (const what of ['manifests', 'links', 'blobs'] as const)
     if (counts[what]) c.ctx.count('gc_removed_total', { what: what.slice(0, -1) }, counts[what])
-  return result
+  c.pace = began - asked > waitedMs ? 'beside' : 'alone'
+  return { ...result, whole: performance.now() - began }
 }
 
 /** Whether the thing at hand failed, and not the database as a whole. */
