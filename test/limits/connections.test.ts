@@ -239,5 +239,6 @@ test('floods of HTTP/2 frames end their own connection, cost little memory, and 
     t.diagnostic(`${name}: ${sent} frames over ${connections} connections, ${Math.round(residentMb(pid) - before)} MB more`)
     assert.ok(sent >= Math.min(most, 2_000), name)
   }
-  assert.ok(residentMb(pid) - before < 50, `${residentMb(pid) - before} MB more`)
+  // The young generation fills once, three times 16 MB; what floods held on to would come on top of that, a KiB for each frame.
+  assert.ok(residentMb(pid) - before < 96, `${residentMb(pid) - before} MB more`)
 })
