@@ -109,8 +109,9 @@ export async function createApp(
   const makePassword = async () => await makeFirstPassword(passwords, config)
   // On a first start another thread hashes it while this one makes the rest, which takes as long.
   const early = opening.key && !existsSync(config.database.path) ? makePassword() : undefined
-  // It is told where it is awaited, below; what fails before that is what a start fails by.
-  early?.catch(() => undefined)
+  early?.catch(() => {
+    // Not lost: ensureAdmin awaits the same promise and tells it. Until then nobody waits for it, and Node would end the process over that.
+  })
   const database = await openMetadata(data, assets, onFatal)
   const instance = await ensureInstance(database, now())
   const [blobs, admin] = await Promise.all([

@@ -55,8 +55,8 @@ export function addonDirectory(env: NodeJS.ProcessEnv): string {
 }
 
 /**
- * The file of that name and those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there, or could
- * put another in its place.
+ * The file of that name and those bytes in `directory`, checked or written anew. Errors: a plain Error where others could have put it there,
+ * or could put another in its place.
  */
 export function extractAddon(name: string, bytes: Buffer, directory: string): string {
   const file = join(directory, name)

@@ -64,8 +64,7 @@ const addressInUse = -98
 
 async function bindAddress(create: Create, listen: string): Promise<Handle | number> {
   const { host, port } = parseListen(listen)
-  const { lookup } = await import('node:dns/promises')
-  const { address, family } = await lookup(host)
+  const { address, family } = await process.getBuiltinModule('node:dns/promises').lookup(host)
   const handle = create(address, port, family, undefined, 0)
   if (typeof handle === 'number') return handle
   // That a port is taken is said only when somebody listens; until then the socket has another port or none.

@@ -69,10 +69,10 @@ export async function mayGoOn(c: Collection): Promise<void> {
   }
 }
 
-/** Rests after `ms` of work on `things`: for requests, and as the configured rate demands. */
-export async function breathe(c: Collection, ms: number, things: number): Promise<void> {
+/** Rests after `ms` of work on `things`: `rest` times as long for requests, and as the configured rate demands. */
+export async function breathe(c: Collection, ms: number, things: number, rest = 1): Promise<void> {
   const { ratePerSecond } = c.ctx.retention
-  await sleep(Math.max(1, ms * paces[c.pace].rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
+  await sleep(Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
 }
 
 /**
@@ -95,7 +95,7 @@ export async function takeEach(
         const { done, took, whole } = await transaction(c, batch, take)
         taken += took
         at += done
-        await breathe(c, whole, done)
+        await breathe(c, whole, done, paces[c.pace].rest)
       } catch (error) {
         if (!isOwnFault(error)) throw error
         if (batch.length === 1) await leaveOut(c, `${kind} ${batch[0]?.digest}`, error)
@@ -129,8 +129,7 @@ async function transaction(
   const mine = await change(c.ctx, { principal: { subject: c.actor } }, async (sql, append) => {
     Object.assign(result, { done: 0, took: 0 })
     for (const name of Object.keys(counts)) delete counts[name as keyof GcCounts]
-    const started = performance.now()
-    began = started
+    began = performance.now()
     const digests: Digest[] = []
     for (const item of items) {
       const taken = await take(sql, append, item)
@@ -141,10 +140,10 @@ async function transaction(
         if (blobDigest !== undefined) digests.push(blobDigest)
         for (const [name, count] of Object.entries(more) as [keyof GcCounts, number][]) counts[name] = (counts[name] ?? 0) + count
       }
-      if (performance.now() - started > heldMs) break
+      if (performance.now() - began > heldMs) break
     }
     if (digests.length > 0) append({ type: 'blobs_collected', detail: { gc_id: c.run.id, digests } })
-    result.ms = performance.now() - started
+    result.ms = performance.now() - began
     return await noteRun(sql, c, c.ctx.now(), { ...counts, batches: 1, heldUs: Math.round(result.ms * 1000) })
   })
   if (!mine) throw new Stopped('another process went on with it')

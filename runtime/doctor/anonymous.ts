@@ -217,8 +217,10 @@ async function bodyCap(to: Public, find: Find): Promise<void> {
       method: 'POST',
       body: { pieces: [Buffer.from('x')], open: bytes },
       timeoutMs: earlyMs / 4,
-      // No answer is no 413, which is all that is looked for.
-    }).catch(() => undefined)
+    }).catch(() => {
+      // No answer is no 413, which is all that is looked for; that nothing answers at all is told by the first check.
+      return undefined
+    })
     if (answer?.status !== 413) continue
     find({ what: 'body-cap', severity: 'wrong', says: `a body of ${name} is refused with 413`, cures: bodyCures })
     return

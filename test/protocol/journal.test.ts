@@ -583,6 +583,10 @@ test('denials, failed logins, refused tokens, logins, tokens made and pulls appe
   const pulls = await entriesAfter(at, `type = 'manifest_pulled'`)
   assert.ok(pulls.length >= 1 && pulls.length <= shapes[shapeName()].processes, 'sampled: the first of the hour in each process')
   for (const pulled of pulls) assert.deepEqual([pulled.repository, pulled.count], ['j/seen', 1])
+  assert.ok(
+    pulls.some(({ tag }) => tag === 'v1'),
+    'the first was by tag',
+  )
 })
 
 test('a 401 to who sent nothing, insufficient_scope and what is not there leave no entry', async () => {
