@@ -46,6 +46,8 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants
 const { errno: systemErrors } = system
 const openFile = promisify(openFd)
 const listed = 1000
+/** Files that are removed at once. The pool has four threads: one is left to what requests wait for. */
+const removers = 3
 
 /**
  * Blobs as files. Order of durability: write, sync the file, rename, sync the directory; only then may a row name it.
@@ -185,12 +187,16 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
       }
       for await (const name of namesIn(uploadsPath))
         paths.get(name.slice(0, name.indexOf('.')))?.push(joinPath(uploadsPath, name))
-      for (const [incarnation, files] of paths)
-        try {
-          for (const path of files) await removeFile(path, removed)
-        } catch (error) {
-          removed.failed.push({ incarnation, reason: (error as Error).message })
-        }
+      const queue = paths.entries()
+      const removeNext = async () => {
+        for (const [incarnation, files] of queue)
+          try {
+            for (const path of files) await removeFile(path, removed)
+          } catch (error) {
+            removed.failed.push({ incarnation, reason: (error as Error).message })
+          }
+      }
+      await Promise.all(Array.from({ length: removers }, removeNext))
       return removed
     },
     async weigh(digest, inc) {

@@ -175,7 +175,7 @@ export async function deadIncarnations(
 ): Promise<{ incarnation: string; digest: Digest | null }[]> {
   return await sql.all<{ incarnation: string; digest: Digest | null }>(
     `SELECT inc AS incarnation, digest FROM trash
-     WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned} ORDER BY inc LIMIT 250`,
+     WHERE inc > ? AND (digest IS NULL OR epoch <= (SELECT epoch FROM instance) - ?) AND NOT ${pinned} ORDER BY inc LIMIT 500`,
     [after, quarantineAfter],
   )
 }

@@ -76,15 +76,22 @@ export async function addDeadBlobs(
     [real],
   )
   const bytes = Buffer.alloc(size, 'x')
-  for (const { digest, inc } of rows) {
-    const hex = digest.slice(7)
-    mkdirSync(join(dir, 'blobs/sha256', hex.slice(0, 2)), { recursive: true, mode: 0o700 })
-    writeFileSync(join(dir, 'blobs/sha256', hex.slice(0, 2), `${hex}.${inc}`), bytes, { mode: 0o444 })
-  }
+  for (const { digest, inc } of rows) writeBlob(dir, digest, inc, bytes)
 }
 
-/** Images of a repository with `layers` blobs each that nothing else has, as rows, deleted in epoch 1. */
-export async function addDeletedImages(database: FileDatabase, repository: string, count: number, layers: number): Promise<void> {
+function writeBlob(dir: string, digest: string, inc: string, bytes: string | Buffer): void {
+  const hex = digest.slice(7)
+  const shard = join(dir, 'blobs/sha256', hex.slice(0, 2))
+  mkdirSync(shard, { recursive: true, mode: 0o700 })
+  writeFileSync(join(shard, `${hex}.${inc}`), bytes, { mode: 0o444 })
+}
+
+/** Images of a repository with `layers` blobs each that nothing else has, deleted in epoch 1. */
+export async function addDeletedImages(
+  database: FileDatabase,
+  repository: string,
+  { count, layers, size, dir }: { count: number; layers: number; size: number; dir: string },
+): Promise<void> {
   await database.write(async (sql) => {
     const [row] = await sql.all<{ id: number }>(
       `INSERT INTO repositories(name, visible, created_at) VALUES (?, 1, 0) RETURNING id`,
@@ -100,8 +107,10 @@ export async function addDeletedImages(database: FileDatabase, repository: strin
       )
       await sql.run(`INSERT INTO manifest_bodies(digest, body) VALUES (?, ?)`, [digest, Buffer.from('{}')])
       for (let layer = 0; layer < layers; layer++) {
-        const blob = digestOf(`${repository} ${image} ${layer}`)
-        await sql.run(`INSERT INTO blobs(digest, inc, size, epoch) VALUES (?, ?, 1000, 1)`, [blob, blob.slice(7, 39)])
+        const bytes = `${repository} ${image} ${layer}`.padEnd(size)
+        const blob = digestOf(bytes)
+        await sql.run(`INSERT INTO blobs(digest, inc, size, epoch) VALUES (?, ?, ?, 1)`, [blob, blob.slice(7, 39), size])
+        writeBlob(dir, blob, blob.slice(7, 39), bytes)
         await sql.run(`INSERT INTO repo_blobs(repo_id, digest, epoch) VALUES (?, ?, 1)`, [id, blob])
         await sql.run(`INSERT INTO refs(manifest_id, digest, kind) VALUES (?, ?, 'layer')`, [made?.id ?? 0, blob])
       }
