@@ -134,7 +134,7 @@ export const keys = {
     gc_rate: {
       kind: 'count',
       byDefault: '0',
-      help: 'Most things that garbage collection looks at in a second; 0: as many as it can in a third of the time.',
+      help: 'Most things that garbage collection looks at in a second; 0: as many as it can beside requests, which it makes way for.',
     },
     gc_interval: {
       kind: 'duration',

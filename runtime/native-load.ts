@@ -3,7 +3,6 @@ import {
   closeSync,
   constants,
   fstatSync,
-  fsyncSync,
   lstatSync,
   mkdirSync,
   openSync,
@@ -70,8 +69,8 @@ export function extractAddon(name: string, bytes: Buffer, directory: string): st
   const { O_WRONLY, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
   const fd = openSync(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o500)
   try {
+    // Not synced: each start compares it, and writes anew what a power cut took.
     writeFileSync(fd, bytes)
-    fsyncSync(fd)
   } catch (error) {
     rmSync(temporary, { force: true })
     throw error
