@@ -6,6 +6,7 @@ import {
   dropLink,
   dropManifest,
   dropNeverUsed,
+  giveUpRepository,
   type Horizon,
   judgeBlob,
   judgeDeleted,
@@ -44,7 +45,12 @@ export async function collectManifests(c: Collection, horizon: Horizon, full: bo
   if (c.run.repoId === null)
     for (const id of await deletedRepositories(read, horizon.deleted))
       await orLeaveOut(c, `repository ${id}`, async () => {
-        while ((await c.ctx.metadata.write((sql) => dropTags(sql, id))) === tagsAtOnce) await breathe(c, 1, tagsAtOnce)
+        await mayGoOn(c)
+        if (!(await c.ctx.metadata.write((sql) => giveUpRepository(sql, id, horizon)))) return
+        while ((await c.ctx.metadata.write((sql) => dropTags(sql, id))) === tagsAtOnce) {
+          await breathe(c, 1, tagsAtOnce)
+          await mayGoOn(c)
+        }
         await takeEach(c, 'manifest', everyOf(read, 'manifest', id), takeDeleted)
       })
   await collectUntagged(c, horizon, full)

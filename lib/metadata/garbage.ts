@@ -1,5 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Sql } from './sql.ts'
+import { givenUp } from './undelete.ts'
 
 /**
  * Up to and with these epochs things go: `cold` for what nobody wanted lately, `deleted` for what was deleted before the undelete window,
@@ -125,6 +126,16 @@ export async function dropLink(sql: Sql, { repoId, digest }: Candidate): Promise
 export async function dropBlob(sql: Sql, digest: Digest, inc: string): Promise<void> {
   await sql.run(`DELETE FROM blobs WHERE digest = ? AND inc = ?`, [digest, inc])
   await sql.run(`INSERT INTO trash(inc, digest, epoch) VALUES (?, ?, (SELECT epoch FROM instance))`, [inc, digest])
+}
+
+/**
+ * Ends the window in which a repository that was deleted in epoch `deleted` or before can come back: what is taken from it afterwards nobody
+ * finds again. Shape: whether it is garbage; not, where it came back meanwhile.
+ */
+export async function giveUpRepository(sql: Sql, id: number, { deleted }: Horizon): Promise<boolean> {
+  return (
+    (await sql.run(`UPDATE repositories SET deleted_epoch = ${givenUp} WHERE id = ? AND deleted_epoch <= ?`, [id, deleted])) > 0
+  )
 }
 
 /** Drops repositories that were deleted before the window and hold nothing any more. Shape: how many. */

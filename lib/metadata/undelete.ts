@@ -4,10 +4,13 @@ import type { ManifestId } from './manifests.ts'
 import type { RepositoryId } from './repositories.ts'
 import type { Sql } from './sql.ts'
 
+/** The epoch of deletion of what garbage collection has begun to take: before every horizon. */
+export const givenUp = Number.MIN_SAFE_INTEGER
+
 /** The newest deleted repository of a name, if garbage collection has not taken it yet. */
 export async function findDeletedRepository(sql: Sql, name: string): Promise<RepositoryId | undefined> {
   const [row] = await sql.all<{ id: RepositoryId }>(
-    `SELECT id FROM repositories WHERE name = ? AND deleted_epoch IS NOT NULL ORDER BY id DESC LIMIT 1`,
+    `SELECT id FROM repositories WHERE name = ? AND deleted_epoch > ${givenUp} ORDER BY id DESC LIMIT 1`,
     [name],
   )
   return row?.id

@@ -123,7 +123,8 @@ export async function unpackTar(file: string, target: string): Promise<void> {
       throw new Error(`${file} is no snapshot: it has ${JSON.stringify(name.slice(0, 200))}`)
     const path = join(target, name)
     await mkdir(dirname(path), { recursive: true, mode: 0o700 })
-    await pipeline(entry, createWriteStream(path, { flags: 'wx', mode: 0o444 }))
+    // Durable now: what is restored is a second name of it.
+    await pipeline(entry, createWriteStream(path, { flags: 'wx', mode: 0o444, flush: true }))
   }
   await reading
 }

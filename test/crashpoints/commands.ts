@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
+import { makeDisk } from '../power/disk.ts'
 import { startFleet } from '../workload/fleet.ts'
 import { bytesNamed, sha256 } from '../workload/random.ts'
 import type { Run } from '../workload/run.ts'
@@ -7,14 +8,17 @@ import { changes } from './strace.ts'
 
 /**
  * Snapshot and restore, processes of their own: killed before every call that changes the disk. A snapshot that was cut short leaves the
- * directory whole, with the ones before it; a restore that was cut short leaves no database, or one with everything it names. Their registry
- * is one of its own with a single blob: each file they copy is written by the same calls.
+ * directory whole, with the ones before it; a restore that was cut short leaves no database, or one with everything it names. With `power`
+ * only restores, to a disk of their own whose power goes after each, also after the one that ended. Their registry is one of its own with a single blob: each
+ * file they copy is written by the same calls.
  * Shape: how many points.
  */
-export async function killCommands(within: string, test: Run): Promise<number> {
+export async function killCommands(within: string, test: Run, kind: 'kill' | 'power'): Promise<number> {
   const { finding, interrupted } = test
   const folder = join(within, 'commands')
   mkdirSync(folder)
+  const disk = kind === 'power' ? makeDisk(join(folder, 'disk'), 'ext4') : undefined
+  if (disk) test.onEnd(disk.remove)
   const root = join(folder, 'data')
   const fleet = await startFleet({ root, database: join(root, 'mcr.db'), logs: join(folder, 'logs') }, ['all'], {})
   test.onEnd(fleet.killAll)
@@ -33,9 +37,10 @@ export async function killCommands(within: string, test: Run): Promise<number> {
     const { code, output } = await run(words)
     if (code !== 0) finding(`mcr ${words.join(' ')} ended with ${code} after ${after}: ${output}`)
   }
-  await must(['snapshot', snapshots], 'nothing')
+  const tar = join(folder, 'snapshot.tar')
+  for (const target of [snapshots, tar]) await must(['snapshot', target], 'nothing')
   let points = 0
-  for (const call of [...changes, 'link', 'linkat'] as const)
+  for (const call of disk ? [] : ([...changes, 'link', 'linkat'] as const))
     for (let nth = from; !over(); nth += every) {
       const at = `a snapshot was killed at ${call} ${nth}`
       if ((await run(['snapshot', snapshots], inject(call, nth))).code === 0) break
@@ -43,20 +48,29 @@ export async function killCommands(within: string, test: Run): Promise<number> {
       test.progress(at)
       await must(['restore', '--verify', snapshots], at)
     }
-  for (const call of changes)
-    for (let nth = from; !over(); nth += every) {
-      const at = `a restore was killed at ${call} ${nth}`
-      const restored = join(folder, `restored-${call}-${nth}`)
-      if ((await run(['restore', snapshots, restored], inject(call, nth))).code === 0) break
-      points++
-      test.progress(at)
-      const { code, output } = await run(
-        ['--json', 'verify', '--deep'],
-        [`MCR_STORAGE_ROOT=${restored}`, `MCR_DATABASE_PATH=${restored}/mcr.db`],
-      )
-      if (code !== 0 && !/there is no database/.test(output)) finding(`mcr verify ended with ${code} after ${at}: ${output}`)
-      await must(['restore', '--verify', snapshots, `${restored}-again`], at)
-    }
+  for (const [form, source] of [
+    ['directory', snapshots],
+    ['tar', tar],
+  ] as const)
+    for (const call of changes)
+      for (let nth = from; !over(); nth += every) {
+        const restored = join(disk?.path ?? folder, `restored-${form}-${call}-${nth}`)
+        const ended = (await run(['restore', source, restored], inject(call, nth))).code === 0
+        if (ended && !disk) break
+        const at = `a restore from a ${form} ${ended ? 'ended' : `was killed at ${call} ${nth}`}${disk ? ', and the power went' : ''}`
+        disk?.cut()
+        disk?.remount()
+        points++
+        test.progress(at)
+        const { code, output } = await run(
+          ['--json', 'verify', '--deep'],
+          [`MCR_STORAGE_ROOT=${restored}`, `MCR_DATABASE_PATH=${restored}/mcr.db`],
+        )
+        if (code !== 0 && (ended || !/there is no database/.test(output)))
+          finding(`mcr verify ended with ${code} after ${at}: ${output}`)
+        if (ended) break
+        await must(['restore', '--verify', source, `${restored}-again`], at)
+      }
   await fleet.killAll()
   for (const surprise of fleet.surprises) finding(surprise)
   return points

@@ -98,8 +98,8 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
     if (leakedFiles.length > 0 || uploads > 0) run.finding(`left after ${scenario.name}: ${uploads} uploads, ${leakedFiles}`)
     await checkAnswers(fleet.probe, history, run.finding, 'everything')
   }
-  if (kind === 'kill' && 'snapshot, restore'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
-    points.set('snapshot, restore', await killCommands(folder, run))
+  if ('snapshot, restore'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
+    points.set(disk ? 'restore' : 'snapshot, restore', await killCommands(folder, run, kind))
   await checkJournal(fleet, run.finding)
   await fleet.killAll()
   for (const surprise of fleet.surprises) run.finding(surprise)

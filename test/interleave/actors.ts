@@ -120,6 +120,16 @@ export const acts = {
     const answer = expect(await world.ask(ctx, 'POST', path, body, 'application/json'), 200, 404, 409, 410)
     if (answer.status === 200) corner.answered.push({ repository: corner.repository, is: 'there' })
   },
+  'deletes the repository': async (world, ctx, corner) => {
+    const path = `/v1/repositories/${corner.repository}`
+    if (expect(await world.ask(ctx, 'DELETE', path), 200, 404).status === 200)
+      corner.answered.push({ repository: corner.repository, is: 'deleted' })
+  },
+  'undeletes the repository': async (world, ctx, corner) => {
+    const path = `/v1/repositories/${corner.repository}/-/undelete`
+    const answer = expect(await world.ask(ctx, 'POST', path, '{}', 'application/json'), 200, 404, 409)
+    if (answer.status === 200) corner.answered.push({ repository: corner.repository, is: 'there' })
+  },
   pulls: async (world, ctx, corner) => {
     const answer = expect(await world.ask(ctx, 'GET', `/v2/${corner.repository}/blobs/${corner.digest}`), 200, 404)
     if (answer.status === 200 && answer.body.toString() !== corner.content) throw new Error('a body that is not the blob')
@@ -152,6 +162,10 @@ export const seeds = {
   'a deleted image': async (world, corner) => {
     await acts['pushes in one body'](world, world.ctx, corner)
     await acts['deletes manifest and blob'](world, world.ctx, corner)
+  },
+  'a deleted repository': async (world, corner) => {
+    await acts['pushes in one body'](world, world.ctx, corner)
+    await acts['deletes the repository'](world, world.ctx, corner)
   },
   'garbage in the trash': async (world, corner) => {
     await monolithic(world, world.ctx, corner, corner.repository)

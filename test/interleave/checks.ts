@@ -62,6 +62,8 @@ export async function brokenPromises(world: World, corner: Corner): Promise<stri
       continue
     }
     if (manifest.body.toString() !== corner.manifest) wrong.push(`${repository}: the manifest is lost: ${manifest.status}`)
+    const tag = await world.ask(world.ctx, 'HEAD', `/v2/${repository}/manifests/v1`)
+    if (tag.status !== 200) wrong.push(`${repository}: the tag is lost: ${tag.status}`)
     const blob = await world.ask(world.ctx, 'GET', `/v2/${repository}/blobs/${corner.digest}`)
     if (blob.body.toString() !== corner.content) wrong.push(`${repository}: the blob is lost: ${blob.status}`)
   }

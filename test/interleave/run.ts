@@ -33,6 +33,8 @@ const paused: [act: ActName, seed: SeedName][] = [
   ['pulls', 'an image'],
   ['collects', 'a loose blob'],
   ['collects', 'a deleted image'],
+  ['collects', 'a deleted repository'],
+  ['undeletes the repository', 'a deleted repository'],
   ['reaps', 'garbage in the trash'],
   ['sweeps', 'an open upload'],
   ['sweeps', 'nothing'],

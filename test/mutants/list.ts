@@ -431,6 +431,16 @@ export const mutants: readonly Mutant[] = [
     ],
   },
   {
+    name: 'a repository that came back is collected',
+    layers: [interleave('collects over a deleted repository', 'undeletes the repository')],
+    changes: [[garbage, 'WHERE id = ? AND deleted_epoch <= ?`, [id, deleted]', 'WHERE id = ? AND ? IS NOT NULL`, [id, deleted]']],
+  },
+  {
+    name: 'a repository that is being collected comes back',
+    layers: [interleave('collects over a deleted repository', 'undeletes the repository')],
+    changes: [['lib/metadata/undelete.ts', 'deleted_epoch > ${givenUp}', 'deleted_epoch IS NOT NULL']],
+  },
+  {
     name: 'the reaper ignores pins',
     layers: [protocol('garbage')],
     changes: [[garbage, ' AND NOT ${pinned} ORDER BY inc', ' ORDER BY inc']],
