@@ -4,7 +4,7 @@ import { lstat, opendir, readFile, rename, unlink } from 'node:fs/promises'
 import { constants as system } from 'node:os'
 import { dirname, join as joinPath } from 'node:path'
 import { promisify } from 'node:util'
-import type { BlobStore, Removed, StoredFile } from '../lib/blobs/blob-store.ts'
+import type { BlobStore, Dead, Removed, StoredFile } from '../lib/blobs/blob-store.ts'
 import { blobStoreError } from '../lib/blobs/errors.ts'
 import { algorithmOf, type Digest, encodedOf } from '../lib/oci/digest.ts'
 import { copyHashed, hashFile } from './blobs-fs-copy.ts'
@@ -123,6 +123,34 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
     }
   }
 
+  /** Every file of dead incarnations is handed to `act`, then counted. */
+  async function removeOrWeigh(dead: readonly Dead[], act: (path: string) => Promise<void>): Promise<Removed> {
+    const removed: Removed = { files: 0, bytes: 0, shared: 0, failed: [] }
+    const paths = new Map<string, string[]>()
+    for (const { incarnation, digest } of dead) {
+      const of = paths.get(incarnation) ?? []
+      paths.set(plain(incarnation), digest ? [...of, blobPath(digest, incarnation)] : of)
+    }
+    for await (const name of namesIn(uploadsPath)) paths.get(name.slice(0, name.indexOf('.')))?.push(joinPath(uploadsPath, name))
+    const queue = paths.entries()
+    const takeNext = async () => {
+      for (const [incarnation, files] of queue)
+        try {
+          for (const path of files) {
+            const info = await lstat(path).catch(ignoring('ENOENT'))
+            if (!info) continue
+            await act(path)
+            removed.files++
+            removed[info.nlink > 1 ? 'shared' : 'bytes'] += info.size
+          }
+        } catch (error) {
+          removed.failed.push({ incarnation, reason: (error as Error).message })
+        }
+    }
+    await Promise.all(Array.from({ length: removers }, takeNext))
+    return removed
+  }
+
   return {
     async writeSegment(inc, body, { limit, expected }) {
       if (expected !== undefined && expected > limit)
@@ -178,27 +206,8 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
     async openPieces(digest, inc, size, pieces) {
       return await reader.openPieces(blobPath(digest, inc), size, pieces)
     },
-    async remove(dead) {
-      const removed: Removed = { files: 0, bytes: 0, shared: 0, failed: [] }
-      const paths = new Map<string, string[]>()
-      for (const { incarnation, digest } of dead) {
-        const of = paths.get(incarnation) ?? []
-        paths.set(plain(incarnation), digest ? [...of, blobPath(digest, incarnation)] : of)
-      }
-      for await (const name of namesIn(uploadsPath))
-        paths.get(name.slice(0, name.indexOf('.')))?.push(joinPath(uploadsPath, name))
-      const queue = paths.entries()
-      const removeNext = async () => {
-        for (const [incarnation, files] of queue)
-          try {
-            for (const path of files) await removeFile(path, removed)
-          } catch (error) {
-            removed.failed.push({ incarnation, reason: (error as Error).message })
-          }
-      }
-      await Promise.all(Array.from({ length: removers }, removeNext))
-      return removed
-    },
+    remove: (dead) => removeOrWeigh(dead, removeFile),
+    wouldRemove: (dead) => removeOrWeigh(dead, async () => undefined),
     async weigh(digest, inc) {
       const info = await lstat(blobPath(digest, inc)).catch(ignoring('ENOENT')).catch(failing)
       return info?.isFile() ? { size: info.size, otherNames: info.nlink - 1 } : undefined
@@ -240,14 +249,8 @@ function plain(name: string): string {
   return name
 }
 
-/** Removes a file if it is there, and counts what that gave. */
-async function removeFile(path: string, removed: Removed): Promise<void> {
-  const info = await lstat(path).catch(ignoring('ENOENT'))
-  if (!info) return
+async function removeFile(path: string): Promise<void> {
   await unlink(path).catch(ignoring('ENOENT'))
-  removed.files++
-  if (info.nlink > 1) removed.shared += info.size
-  else removed.bytes += info.size
 }
 
 async function sizeOf(path: string): Promise<number | undefined> {

@@ -121,12 +121,12 @@ async function pause(by: string | null, call: OperationCall, ctx: AdminContext):
 }
 
 async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
-  if ((await gcState(ctx.metadata.read)).pausedBy !== null)
+  if (!asked.dryRun && (await gcState(ctx.metadata.read)).pausedBy !== null)
     throw ociError('CONFLICT', undefined, { message: 'garbage collection is paused: gc resume lets it go on' })
   const id = await askForCollection(ctx, call.principal.subject, asked)
   if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
   const signal = call.signal ?? new AbortController().signal
-  const run = ctx.collector && (await collectGarbage({ ...ctx, ...ctx.collector }, id, call.principal.subject, signal))
+  const run = ctx.collector && (await collectGarbage({ ...ctx, ...ctx.collector }, id, call.principal.subject, signal, 'ends'))
   return { id, run: await toMessage(run ?? ((await findRun(ctx.metadata.read, id)) as GcRun), ctx) }
 }
 

@@ -9,6 +9,12 @@ export interface Segment {
   sha256: Digest
 }
 
+/** An incarnation that nothing names: of a blob, or of an upload alone. */
+export interface Dead {
+  incarnation: string
+  digest?: Digest | null
+}
+
 /** What removing did. `shared` are bytes that another name of the file keeps, `bytes` those that are free now. */
 export interface Removed {
   files: number
@@ -74,7 +80,9 @@ export interface BlobStore {
     pieces: readonly (Uint8Array | { first: number; last: number })[],
   ): Promise<BodyInit | undefined>
   /** Removes the files of incarnations and what is left of their uploads. Never fails for what is gone; what cannot go is left out. */
-  remove(dead: readonly { incarnation: string; digest?: Digest | null }[]): Promise<Removed>
+  remove(dead: readonly Dead[]): Promise<Removed>
+  /** What `remove` would do now. */
+  wouldRemove(dead: readonly Dead[]): Promise<Removed>
   /** Size in bytes of the stored file, and how many other names it has: a hard link of a snapshot keeps its bytes. */
   weigh(digest: Digest, incarnation: string): Promise<{ size: number; otherNames: number } | undefined>
   /** Makes durable, beside the blobs, how far files have been removed: a number that only grows. Removing waits for it. */

@@ -8,6 +8,8 @@ import {
   type GcAsked,
   type GcRun,
   gcState,
+  giveBackRun,
+  lastCollectionAt,
   noteFull,
   takeRun,
 } from '../metadata/gc-runs.ts'
@@ -38,13 +40,15 @@ export async function askForCollection(
  * T7 in small transactions beside pushes: every one asks again whether what it takes is garbage, so that no order of things can take what
  * somebody needs, however many processes collect at once. What a push counts on (a blob it was told is there, an upload it finished) is
  * protected by its epoch. A run that a process left behind is taken over and begun again: what it did is done.
- * Shape: the run as it ended. `undefined`: it was not there to be taken, or another process took it over.
+ * `stopped`: whether a run that is told to stop ends, or waits for the next process with the job.
+ * Shape: the run as it ended. `undefined`: it was not there to be taken, waits, or another process took it over.
  */
 export async function collectGarbage(
   ctx: JobContext,
   id: string,
   actor: string,
   signal: AbortSignal,
+  stopped: 'ends' | 'waits',
 ): Promise<GcRun | undefined> {
   const holder = ctx.newId()
   if (!(await ctx.metadata.write((sql) => takeRun(sql, id, holder, ctx.now())))) return undefined
@@ -79,6 +83,10 @@ export async function collectGarbage(
   } finally {
     clearInterval(beat)
   }
+  if (error !== '' && signal.aborted && stopped === 'waits') {
+    await ctx.metadata.write((sql) => giveBackRun(sql, id, holder))
+    return undefined
+  }
   if (error === '' && c.failures > 0) error = `${c.failures} could not be collected, the first: ${c.firstFailure}`
   ctx.count('gc_runs_total', { kind: run.dryRun !== 0 ? 'dry run' : run.kind, result: error === '' ? 'ok' : 'failed' })
   return await change(ctx, by, async (sql, append) => {
@@ -108,7 +116,6 @@ async function collect(c: Collection): Promise<void> {
   for await (const { files, bytes, shared, failed } of reap(ctx, run.skipWindow !== 0 ? 0 : ctx.retention.quarantineAfter)) {
     await note(c, { files, reaped: bytes, shared, failures: failed })
     await mayGoOn(c)
-    await breathe(c, 1, files)
   }
   if (!full) return
   await sweep(c)
@@ -121,7 +128,7 @@ async function sweep(c: Collection): Promise<void> {
   for await (const { looked, orphans, files, bytes, shared, failed } of sweepOrphans(c.ctx, { dryRun: c.run.dryRun !== 0 })) {
     if (orphans > 0) await note(c, { orphans, files, reaped: bytes, shared, failures: failed })
     await mayGoOn(c)
-    await breathe(c, 5, looked)
+    await breathe(c.ctx, 5, looked)
   }
 }
 
@@ -151,20 +158,23 @@ export function collectGarbageJob(options: { intervalMs: number }): Job {
     async run(ctx, signal) {
       if (await isTime(ctx)) await askForCollection(ctx, actor, { dryRun: false, now: false })
       const id = await findWaitingRun(ctx.metadata.read, ctx.now())
-      const done = id === undefined ? undefined : await collectGarbage(ctx, id, actor, signal)
+      const done = id === undefined ? undefined : await collectGarbage(ctx, id, actor, signal, 'waits')
       const { uploads = 0, manifests = 0, links = 0, blobs = 0, bytes = 0, files = 0 } = done ?? {}
       return { uploads, manifests, links, blobs, bytes, files }
     },
   }
 
-  /** Whether the last run, or the first start where there was none, is long enough ago, and nobody paused it. */
+  /** Whether the last collection of everything, or the first start where there was none, is long enough ago, and nobody paused it. */
   async function isTime(ctx: JobContext): Promise<boolean> {
     if (options.intervalMs === 0) return false
     const run = await findRun(ctx.metadata.read)
     if (run && run.state !== 'done') return false
     const [instance] = await ctx.metadata.read.all<{ createdAt: number }>(`SELECT created_at AS createdAt FROM instance`)
     // A clock that leapt back must not put the next run off for years.
-    if (Math.abs(ctx.now() - (run?.askedAt ?? instance?.createdAt ?? ctx.now())) < options.intervalMs) return false
+    if (
+      Math.abs(ctx.now() - ((await lastCollectionAt(ctx.metadata.read)) ?? instance?.createdAt ?? ctx.now())) < options.intervalMs
+    )
+      return false
     return (await gcState(ctx.metadata.read)).pausedBy === null
   }
 }

@@ -1,5 +1,6 @@
 import { isPaused } from '../metadata/gc-runs.ts'
-import { expireIdleUploads } from '../metadata/uploads.ts'
+import { expireIdleUploads, type Idle } from '../metadata/uploads.ts'
+import { breathe } from './gc-pace.ts'
 import type { Job, JobContext } from './job.ts'
 
 /** T9: forgets uploads that nobody touched for the configured time. Their files are trash. */
@@ -9,18 +10,24 @@ export const expireUploads: Job = {
   run: async (ctx, signal) => ({ expired: await expire(ctx, signal) }),
 }
 
+const atOnce = 100
+
+/** Which uploads are idle now. */
+export const idleNow = ({ now, limits, retention }: Pick<JobContext, 'now' | 'limits' | 'retention'>): Idle => ({
+  before: now() - limits.uploadIdleMs,
+  coldAfter: retention.coldAfter,
+  limit: atOnce,
+})
+
 /** Both the clock and the epoch must say that an upload is old: a clock that leaps ends none that is under way. Shape: how many went. */
 export async function expire(ctx: JobContext, signal: AbortSignal): Promise<number> {
-  const limit = 100
-  const { coldAfter } = ctx.retention
   for (let expired = 0; ; ) {
     const went =
       signal.aborted || (await isPaused(ctx.metadata.read))
         ? 0
-        : await ctx.metadata.write((sql) =>
-            expireIdleUploads(sql, { before: ctx.now() - ctx.limits.uploadIdleMs, coldAfter, limit }),
-          )
+        : await ctx.metadata.write((sql) => expireIdleUploads(sql, idleNow(ctx)))
     expired += went
-    if (went < limit) return expired
+    if (went < atOnce) return expired
+    await breathe(ctx, 1, went)
   }
 }

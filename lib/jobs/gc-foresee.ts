@@ -18,6 +18,8 @@ import {
 } from '../metadata/garbage-queue.ts'
 import { addFindings, type Finding, following, forgetFindings } from '../metadata/gc-findings.ts'
 import type { Sql } from '../metadata/sql.ts'
+import { idleUploads } from '../metadata/uploads.ts'
+import { idleNow } from './expire-uploads.ts'
 import { breathe, type Collection, enterPhase, mayGoOn, note } from './gc-pace.ts'
 import { blobSources, linkSources, ruleOf } from './gc-phases.ts'
 
@@ -30,8 +32,12 @@ type Judged = Verdict & { inc?: string }
 export async function foresee(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
   const { read, write } = c.ctx.metadata
   const { id, repoId } = c.run
-  while ((await write((sql) => forgetFindings(sql, id))) > 0) await breathe(c, 1, 0)
+  while ((await write((sql) => forgetFindings(sql, id))) > 0) await breathe(c.ctx, 1, 0)
 
+  if (repoId === null) {
+    await enterPhase(c, 'uploads')
+    await weighUploads(c)
+  }
   await enterPhase(c, 'deleted manifests')
   const deleted = (sql: Sql, item: Candidate) => judgeDeleted(sql, item, horizon)
   await findEach(c, 'manifest', deletedManifests(read, horizon.deleted, repoId), deleted)
@@ -105,9 +111,22 @@ async function findEach(
       await note(c, { [`${kind}s` as const]: added, bytes: size, shared })
     }
     c.progress = progress
-    await breathe(c, performance.now() - started, items.length)
+    await breathe(c.ctx, performance.now() - started, items.length)
   }
   return found
+}
+
+/** Uploads that would expire, and their files, which go with the run. */
+async function weighUploads(c: Collection): Promise<void> {
+  for (let after: { touchedAt: number; inc: string } | undefined; ; ) {
+    await mayGoOn(c)
+    const idle = await idleUploads(c.ctx.metadata.read, idleNow(c.ctx), after)
+    after = idle.at(-1)
+    if (after === undefined) return
+    const { files, bytes, shared } = await c.ctx.blobs.wouldRemove(idle.map(({ inc }) => ({ incarnation: inc })))
+    await note(c, { uploads: idle.length, files, reaped: bytes, shared })
+    await breathe(c.ctx, 1, idle.length)
+  }
 }
 
 /** Files that wait in the trash and would go now. */
@@ -117,15 +136,9 @@ async function weighTrash(c: Collection): Promise<void> {
     await mayGoOn(c)
     const dead = await deadIncarnations(c.ctx.metadata.read, { after, quarantineAfter })
     if (dead.length === 0) return
-    const total = { files: 0, reaped: 0, shared: 0 }
-    for (const { incarnation, digest } of dead) {
-      const file = digest === null ? undefined : await c.ctx.blobs.weigh(digest, incarnation)
-      if (!file) continue
-      total.files++
-      total[file.otherNames > 0 ? 'shared' : 'reaped'] += file.size
-    }
-    await note(c, total)
+    const { files, bytes, shared } = await c.ctx.blobs.wouldRemove(dead)
+    await note(c, { files, reaped: bytes, shared })
     after = dead.at(-1)?.incarnation ?? ''
-    await breathe(c, 1, dead.length)
+    await breathe(c.ctx, 1, dead.length)
   }
 }

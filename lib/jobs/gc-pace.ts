@@ -55,11 +55,11 @@ export async function note(c: Collection, counts: GcCounts): Promise<void> {
   if (!mine) throw new Stopped('another process went on with it')
 }
 
-/** Waits while collection is paused. Errors: Stopped. */
+/** Waits while collection is paused; a dry run removes nothing, and goes on. Errors: Stopped. */
 export async function mayGoOn(c: Collection): Promise<void> {
   for (let phase: string | undefined; ; ) {
     if (c.signal.aborted) throw new Stopped('stopped; the next run goes on')
-    if (!(await isPaused(c.ctx.metadata.read))) {
+    if (c.run.dryRun !== 0 || !(await isPaused(c.ctx.metadata.read))) {
       if (phase !== undefined) c.phase = phase
       return
     }
@@ -70,8 +70,8 @@ export async function mayGoOn(c: Collection): Promise<void> {
 }
 
 /** Rests after `ms` of work on `things`: `rest` times as long for requests, and as the configured rate demands. */
-export async function breathe(c: Collection, ms: number, things: number, rest = 1): Promise<void> {
-  const { ratePerSecond } = c.ctx.retention
+export async function breathe({ retention }: Pick<JobContext, 'retention'>, ms: number, things: number, rest = 1): Promise<void> {
+  const { ratePerSecond } = retention
   await sleep(Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
 }
 
@@ -95,7 +95,7 @@ export async function takeEach(
         const { done, took, whole } = await transaction(c, batch, take)
         taken += took
         at += done
-        await breathe(c, whole, done, paces[c.pace].rest)
+        await breathe(c.ctx, whole, done, paces[c.pace].rest)
       } catch (error) {
         if (!isOwnFault(error)) throw error
         if (batch.length === 1) await leaveOut(c, `${kind} ${batch[0]?.digest}`, error)
@@ -111,7 +111,7 @@ export async function takeEach(
   for await (const { items, progress } of source) {
     await handle(items)
     c.progress = progress
-    if (items.length === 0) await breathe(c, 1, 0)
+    if (items.length === 0) await breathe(c.ctx, 1, 0)
   }
   return taken
 }

@@ -1,5 +1,6 @@
 import { deadIncarnations, nextReap } from '../metadata/garbage.ts'
 import { isPaused } from '../metadata/gc-runs.ts'
+import { breathe } from './gc-pace.ts'
 import type { Job, JobContext } from './job.ts'
 
 /**
@@ -28,7 +29,7 @@ export interface Reaped {
   failed: number
 }
 
-/** Some at a time, while collection is not paused. `quarantineAfter` 0 is for who wants the space now: reads that began before may be cut. */
+/** Some at a time, with rests for requests, while collection is not paused. `quarantineAfter` 0 is for who wants the space now: reads that began before may be cut. */
 export async function* reap(ctx: JobContext, quarantineAfter: number): AsyncIterable<Reaped> {
   for (let after = ''; !(await isPaused(ctx.metadata.read)); ) {
     const dead = await deadIncarnations(ctx.metadata.read, { after, quarantineAfter })
@@ -38,6 +39,7 @@ export async function* reap(ctx: JobContext, quarantineAfter: number): AsyncIter
       for (const incarnation of gone) await sql.run(`DELETE FROM trash WHERE inc = ?`, [incarnation])
     })
     yield reaped
+    await breathe(ctx, 1, dead.length)
     after = dead.at(-1)?.incarnation ?? ''
   }
 }

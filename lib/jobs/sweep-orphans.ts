@@ -14,10 +14,15 @@ export async function* sweepOrphans(
 ): AsyncIterable<Reaped & { looked: number; orphans: number }> {
   for await (const files of ctx.blobs.list()) {
     const orphans = await orphansOf(ctx, files)
-    const removed =
-      options.dryRun || orphans.length === 0 ? { files: 0, bytes: 0, shared: 0, failed: 0 } : await removeFiles(ctx, orphans)
-    yield { ...removed, looked: files.length, orphans: orphans.length }
+    yield { ...(await take(ctx, orphans, options)), looked: files.length, orphans: orphans.length }
   }
+}
+
+async function take(ctx: JobContext, orphans: readonly StoredFile[], { dryRun }: { dryRun: boolean }): Promise<Reaped> {
+  if (orphans.length === 0) return { files: 0, bytes: 0, shared: 0, failed: 0 }
+  if (!dryRun) return await removeFiles(ctx, orphans)
+  const would = await ctx.blobs.wouldRemove(orphans)
+  return { ...would, failed: would.failed.length }
 }
 
 /**

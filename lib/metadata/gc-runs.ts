@@ -90,6 +90,14 @@ export async function findRun(sql: Sql, id?: string): Promise<GcRun | undefined>
   return row
 }
 
+/** When the newest collection of everything was asked for (ms): dry runs, those of one repository, and the sweep alone do not count. */
+export async function lastCollectionAt(sql: Sql): Promise<number | undefined> {
+  const [row] = await sql.all<{ at: number }>(
+    `SELECT asked_at AS at FROM gc_runs WHERE kind = 'collect' AND dry_run = 0 AND repo_id IS NULL ORDER BY asked_at DESC LIMIT 1`,
+  )
+  return row?.at
+}
+
 /** A run that waits for somebody: asked for, or left by a process that ended. */
 export async function findWaitingRun(sql: Sql, now: number): Promise<string | undefined> {
   const [row] = await sql.all<{ id: string }>(
@@ -132,6 +140,11 @@ export async function noteRun(
     ],
   )
   return noted > 0
+}
+
+/** Gives a run back, for another process to go on with. Shape: false when another has it already. */
+export async function giveBackRun(sql: Sql, id: string, holder: string): Promise<boolean> {
+  return (await sql.run(`UPDATE gc_runs SET state = 'asked' WHERE id = ? AND holder = ? AND state = 'running'`, [id, holder])) > 0
 }
 
 /** Ends a run, and forgets all but the newest. Shape: the run as it ended; undefined when another process has it. */

@@ -130,18 +130,29 @@ export async function discardUpload(sql: Sql, inc: string): Promise<boolean> {
   return true
 }
 
-/**
- * T9: ends uploads that nobody touched since `before` (ms) and whose epoch is cold, oldest first, at most `limit`; their files are trash.
- * Shape: how many.
- */
-export async function expireIdleUploads(
+/** What is idle: untouched since `before` (ms), and of a cold epoch. */
+export interface Idle {
+  before: number
+  coldAfter: number
+  limit: number
+}
+
+/** T9's look: idle uploads behind `after`, oldest first. */
+export async function idleUploads(
   sql: Sql,
-  { before, coldAfter, limit }: { before: number; coldAfter: number; limit: number },
-): Promise<number> {
-  const idle = await sql.all<{ inc: UploadId }>(
-    `SELECT inc FROM uploads WHERE touched_at <= ? AND epoch <= (SELECT epoch FROM instance) - ? ORDER BY touched_at, inc LIMIT ?`,
-    [before, coldAfter, limit],
+  { before, coldAfter, limit }: Idle,
+  after = { touchedAt: Number.MIN_SAFE_INTEGER, inc: '' },
+): Promise<{ touchedAt: number; inc: string }[]> {
+  return await sql.all<{ touchedAt: number; inc: UploadId }>(
+    `SELECT touched_at AS touchedAt, inc FROM uploads WHERE touched_at <= ? AND epoch <= (SELECT epoch FROM instance) - ?
+     AND (touched_at, inc) > (?, ?) ORDER BY touched_at, inc LIMIT ?`,
+    [before, coldAfter, after.touchedAt, after.inc, limit],
   )
-  for (const { inc } of idle) await discardUpload(sql, inc)
-  return idle.length
+}
+
+/** T9: ends idle uploads, oldest first, at most `limit`; their files are trash. Shape: how many. */
+export async function expireIdleUploads(sql: Sql, idle: Idle): Promise<number> {
+  const uploads = await idleUploads(sql, idle)
+  for (const { inc } of uploads) await discardUpload(sql, inc)
+  return uploads.length
 }

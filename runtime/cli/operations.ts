@@ -55,7 +55,8 @@ export async function runOperation(operation: Operation, input: MessageShape<Des
     const message = await readAll(operation, input, session.transport)
     if (session.json) console.log(JSON.stringify(toRest(operation.method.output, message), null, 2))
     else process.stdout.write(formatAnswer(operation, message) || 'done\n')
-    if ((message as unknown as { ok?: boolean }).ok === false) process.exitCode = 1
+    const { ok, run } = message as unknown as { ok?: boolean; run?: { error?: string } }
+    if (ok === false || run?.error) process.exitCode = 1
   } finally {
     await session.close()
   }

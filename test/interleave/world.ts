@@ -79,7 +79,7 @@ export async function openWorld(): Promise<World> {
     async collect(own) {
       const id = await askForCollection(own, 'test', { dryRun: false, now: true })
       if (id === undefined) return
-      const run = await collectGarbage(own, id, 'test', signal)
+      const run = await collectGarbage(own, id, 'test', signal, 'ends')
       if (run?.error) throw new Error(`collection: ${run.error}`)
     },
     async reap(own) {

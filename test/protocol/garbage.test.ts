@@ -20,6 +20,8 @@ interface Run {
   blobs_removed: number
   bytes_freed: number
   orphans_removed: number
+  files_removed: number
+  file_bytes_freed: number
   uploads_expired: number
   error: string
 }
@@ -139,9 +141,10 @@ test('reconciling removes files that no row names, and no other: not of uploads 
     mkdirSync(dirname(path), { recursive: true })
     writeFileSync(path, 'stray')
   }
-  assert.equal((await collect({ dry_run: true }, '/v1/gc/reconcile')).orphans_removed, 5)
+  const weight = (run: Run) => [run.orphans_removed, run.files_removed, run.file_bytes_freed]
+  assert.deepEqual(weight(await collect({ dry_run: true }, '/v1/gc/reconcile')), [5, 5, 5 * 'stray'.length])
   assert.ok(stray.every((path) => existsSync(path)))
-  assert.equal((await collect({}, '/v1/gc/reconcile')).orphans_removed, 5)
+  assert.deepEqual(weight(await collect({}, '/v1/gc/reconcile')), [5, 5, 5 * 'stray'.length])
   assert.ok(!stray.some((path) => existsSync(path)))
   assert.equal(await get(`/v2/gc/files/blobs/${kept}`), 200)
   const digest = sha256('a segment of an upload')
