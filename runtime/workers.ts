@@ -12,17 +12,19 @@ const settledMs = 10_000
 /** Ends of unsettled workers in a row, with none serving, after which a supervisor of ours shall see it. */
 const hopeless = 6
 const longestWaitMs = 30_000
-/** Every so often each worker is asked for its numbers; one that has not answered for so long hangs. */
+/** Every so often each worker is asked for its numbers; one that has left so many asks in a row unanswered, a minute's, hangs. */
 const askEveryMs = 10_000
-const hungMs = 60_000
+const unansweredMost = 6
 /** What a worker may take beyond server.shutdown_timeout until it is killed. */
 const marginMs = 5_000
 
 interface Worker {
   number: number
   child: ChildProcess
+  /** By the clock that never leaps, ms. */
   startedAt: number
-  answeredAt: number
+  /** Asks in a row. A count and no time: a leap of the clock, or a machine that slept, is no silence. */
+  unanswered: number
   serving?: Serving
   /** Told to drain, or not yet taken on: its end is no accident. */
   leaving: boolean
@@ -58,8 +60,8 @@ export async function superviseWorkers(
   /** Starts a process in a worker's place. Resolves when it serves; rejects where it ends before. */
   function start(number: number, how: 'kept' | 'on trial'): Promise<Worker> {
     const child = spawnWorker(number, sockets)
-    const now = Date.now()
-    const worker: Worker = { number, child, startedAt: now, answeredAt: now, leaving: how === 'on trial', numbers: [] }
+    const startedAt = performance.now()
+    const worker: Worker = { number, child, startedAt, unanswered: 0, leaving: how === 'on trial', numbers: [] }
     workers.add(worker)
     return new Promise((resolve, reject) => {
       child.on('message', (message: ToParent) => {
@@ -67,7 +69,7 @@ export async function superviseWorkers(
           worker.serving = message
           resolve(worker)
         } else if (message.type === 'measured') {
-          worker.answeredAt = Date.now()
+          worker.unanswered = 0
           worker.numbers = message.metrics
         } else if (message.type === 'gather')
           void gather().then((all) => tell(worker, { type: 'gathered', id: message.id, metrics: all }))
@@ -89,7 +91,7 @@ export async function superviseWorkers(
   function ended({ number, child, leaving, startedAt }: Worker, code: number | null, why: string): void {
     logger.log({ level: code === 0 ? 'info' : 'error', event: 'worker_ended', worker: number, pid: child.pid, why })
     if (leaving) return
-    failures = Date.now() - startedAt < settledMs ? failures + 1 : 1
+    failures = performance.now() - startedAt < settledMs ? failures + 1 : 1
     if (failures >= hopeless && ![...workers].some(({ serving }) => serving)) {
       logger.log({ level: 'error', event: 'workers_failed', attempts: failures, hint: 'see what the workers said' })
       process.exit(code ?? 1)
@@ -110,7 +112,7 @@ export async function superviseWorkers(
       worker: number,
       version: serving?.version,
       pid: child.pid,
-      ms: Date.now() - startedAt,
+      ms: Math.round(performance.now() - startedAt),
     })
 
   async function gather(): Promise<readonly MetricSnapshot[]> {
@@ -139,10 +141,13 @@ export async function superviseWorkers(
   const watch = setInterval(() => {
     for (const worker of workers) {
       if (!worker.serving) continue
-      if (Date.now() - worker.answeredAt > hungMs) {
+      if (worker.unanswered >= unansweredMost) {
         logger.log({ level: 'error', event: 'worker_hung', worker: worker.number, pid: worker.child.pid })
         worker.child.kill('SIGKILL')
-      } else tell(worker, { type: 'measure', id: ++asked })
+        continue
+      }
+      worker.unanswered++
+      tell(worker, { type: 'measure', id: ++asked })
     }
   }, askEveryMs).unref()
 

@@ -3,7 +3,8 @@ import { randomBytes } from 'node:crypto'
 import { globSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { emptyJson, ociManifest, sha256 } from '../support/oci.ts'
 import { password, startRegistry } from '../support/process.ts'
 
@@ -111,4 +112,57 @@ test('the wall clock leaps by ten years and back while pushes and collections go
     const pulled = await fetch(`${registry.url}/v2/clock/app/tags/list`, { headers })
     assert.equal(pulled.status, status, `made at ${minted}, used at ${used} seconds`)
   }
+})
+
+/** Two workers whose clock is what `set` says, and the events of their log. */
+async function startWorkers(t: TestContext, env: Record<string, string>) {
+  const scratch = mkdtempSync(join(tmpdir(), 'mcr-clock-'))
+  const set = (clock: string) => writeFileSync(join(scratch, 'clock'), `${clock}\n`)
+  set('+0')
+  const events: { event: string; pid?: number }[] = []
+  const registry = await startRegistry({
+    onLog: (line) => {
+      if (line.startsWith('{')) events.push(JSON.parse(line))
+    },
+    env: {
+      LD_PRELOAD: library as string,
+      FAKETIME_TIMESTAMP_FILE: join(scratch, 'clock'),
+      FAKETIME_NO_CACHE: '1',
+      MCR_SERVER_WORKERS: '2',
+      ...env,
+    },
+  })
+  t.after(async () => {
+    await registry.remove()
+    rmSync(scratch, { recursive: true, force: true })
+  })
+  const pidsOf = (event: string) => events.filter((line) => line.event === event).map(({ pid }) => pid)
+  return { set, pidsOf, url: registry.url }
+}
+
+test('a leap of the wall clock ends no worker', { skip: !library && 'faketime is not installed' }, async (t) => {
+  const { set, pidsOf, url } = await startWorkers(t, { FAKETIME_DONT_FAKE_MONOTONIC: '1' })
+  set('+1h')
+  // More than the time between two looks at a worker.
+  await sleep(12_000)
+  assert.deepEqual([...pidsOf('worker_hung'), ...pidsOf('worker_ended')], [])
+  assert.equal((await fetch(`${url}/readyz`)).status, 200)
+})
+
+test('a worker that answers nothing for a minute, here of a clock that runs ten times as fast, is killed and started again', {
+  skip: !library && 'faketime is not installed',
+}, async (t) => {
+  const { set, pidsOf, url } = await startWorkers(t, {})
+  set('+0 x10')
+  const [victim] = pidsOf('worker_serves')
+  process.kill(victim as number, 'SIGSTOP')
+  const started = performance.now()
+  while (pidsOf('worker_serves').length < 3) {
+    assert.ok(performance.now() - started < 60_000, 'it was not replaced')
+    await sleep(100)
+  }
+  assert.deepEqual(pidsOf('worker_hung'), [victim])
+  assert.deepEqual(pidsOf('worker_ended'), [victim])
+  assert.ok(performance.now() - started > 4_000, 'it had no minute to answer')
+  assert.equal((await fetch(`${url}/readyz`)).status, 200)
 })
