@@ -175,6 +175,8 @@ export async function superviseWorkers(
       } catch (error) {
         const hint = 'the old workers go on serving; mend it and send SIGHUP again'
         logger.log({ level: 'error', event: 'workers_replaced', state: 'given up', worker: number, error: String(error), hint })
+        // The old one may have died meanwhile, when its place was taken by the one that failed.
+        void keep(number)
         return
       }
       for (const worker of old) leave(worker)

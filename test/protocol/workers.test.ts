@@ -1,14 +1,15 @@
 // Workers under a parent: one is killed, all are replaced, all are ended, while requests run. Runs the build.
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { sha256 } from '../support/oci.ts'
-import { listeningPort, password, spawnRegistry } from '../support/process.ts'
+import { killAtExit, listeningPort, mcrCommand, password, spawnRegistry } from '../support/process.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'mcr-workers-'))
 const authorization = `Basic ${btoa(`admin:${password}`)}`
@@ -196,4 +197,66 @@ test('SIGTERM lets running uploads end in every worker, exits 0, and frees the p
   if (parent.exitCode === null) await once(parent, 'exit')
   assert.equal(parent.exitCode, 0)
   await assert.rejects(ask(new Agent(), 'GET', '/v2/'), /ECONNREFUSED/)
+})
+
+/** A program of its own, to be replaced on disk: a script that loads the build, or a copy of the executable. */
+function placeProgram(folder: string): { command: [string, ...string[]]; put(what: 'right' | 'failing'): void } {
+  const [file, script] = mcrCommand()
+  const path = join(folder, script === undefined ? 'mcr' : 'mcr.cjs')
+  const put = (what: 'right' | 'failing') => {
+    const next = `${path}.next`
+    if (what === 'right' && script === undefined) copyFileSync(file, next)
+    else if (what === 'right') writeFileSync(next, `require(${JSON.stringify(script)})\n`)
+    else if (script === undefined) writeFileSync(next, '#!/bin/sh\nsleep 2\nexit 1\n')
+    else writeFileSync(next, 'setTimeout(() => process.exit(1), 2_000)\n')
+    chmodSync(next, 0o755)
+    renameSync(next, path)
+  }
+  put('right')
+  return { command: script === undefined ? [path] : [file, path], put }
+}
+
+test('a worker that dies while its replacement fails is started again', async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'mcr-replaced-'))
+  const program = placeProgram(folder)
+  const [file, ...first] = program.command
+  const alone = spawn(file, [...first, 'serve'], {
+    env: {
+      PATH: process.env.PATH,
+      HOME: process.env.HOME,
+      MCR_LOG_FORMAT: 'json',
+      MCR_STORAGE_ROOT: join(folder, 'data'),
+      MCR_STORAGE_FREE_FLOOR: '0',
+      MCR_STORAGE_BALLAST: '0',
+      MCR_AUTH_BOOTSTRAP_PASSWORD: password,
+      MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
+      MCR_SERVER_WORKERS: '1',
+    },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  killAtExit(alone)
+  t.after(async () => {
+    alone.kill('SIGTERM')
+    if (alone.exitCode === null) await once(alone, 'exit')
+    rmSync(folder, { recursive: true, force: true })
+  })
+  let said = ''
+  const at = await listeningPort(alone, (line) => {
+    said += `${line}\n`
+  })
+  const events = (event: string) =>
+    said
+      .split('\n')
+      .filter((line) => line.startsWith('{'))
+      .map((line) => JSON.parse(line) as Line)
+      .filter((line) => line.event === event)
+  program.put('failing')
+  alone.kill('SIGHUP')
+  await until('the replacement', () => events('workers_replaced').length === 1)
+  await sleep(300)
+  process.kill(events('worker_serves')[0]?.pid as number, 'SIGKILL')
+  await until('the end of the replacement', () => events('workers_replaced').some(({ state }) => state === 'given up'))
+  program.put('right')
+  await until('a worker', () => events('worker_serves').length === 2)
+  assert.equal((await fetch(`http://127.0.0.1:${at}/readyz`)).status, 200)
 })
