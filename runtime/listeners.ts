@@ -1,11 +1,12 @@
 import { chmodSync, lstatSync, renameSync, rmSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2'
-import { type AddressInfo, connect, type Socket } from 'node:net'
+import type { AddressInfo, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { isLoopback, parseListen, plainAddress } from './addresses.ts'
 import type { Connections } from './drain.ts'
 import type { ServerOptions } from './server.ts'
+import { refuseTaken } from './sockets.ts'
 import type { LoadedTls } from './tls.ts'
 
 const keepAliveMs = 95_000
@@ -97,24 +98,6 @@ export async function listenOn(server: AnyServer, listen: string): Promise<{ por
       if (lstatSync(path, { throwIfNoEntry: false })?.ino === ino) rmSync(path, { force: true })
     },
   }
-}
-
-/** Errors: a plain Error where something answers at `path`, or where it is no socket. */
-async function refuseTaken(path: string): Promise<void> {
-  const found = lstatSync(path, { throwIfNoEntry: false })
-  if (!found) return
-  if (!found.isSocket()) throw new Error(`${path} is there and is no socket: remove it, or listen elsewhere`)
-  const answers = await new Promise<boolean>((resolve, reject) => {
-    const socket = connect(path)
-    socket.once('connect', () => {
-      socket.destroy()
-      resolve(true)
-    })
-    socket.once('error', (error: NodeJS.ErrnoException) =>
-      error.code === 'ECONNREFUSED' || error.code === 'ENOENT' ? resolve(false) : reject(error),
-    )
-  })
-  if (answers) throw new Error(`another process listens on ${path}: end it first, or listen elsewhere`)
 }
 
 /** A client that takes nothing of what waits for it, not a byte in a minute, is given up; one that waits for us is not. */

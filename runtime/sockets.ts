@@ -1,4 +1,4 @@
-import { chmodSync, existsSync } from 'node:fs'
+import { chmodSync, lstatSync, rmSync } from 'node:fs'
 import * as net from 'node:net'
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import { parseListen } from './addresses.ts'
@@ -77,23 +77,28 @@ async function bindAddress(create: Create, listen: string): Promise<Handle | num
 
 /** A socket file whose process has died is in the way and nobody's: it goes. */
 async function bindPath(create: Create, path: string): Promise<Handle | number> {
-  if (existsSync(path) && !(await answers(path))) {
-    const { rm } = await import('node:fs/promises')
-    await rm(path)
-  }
+  await refuseTaken(path)
+  rmSync(path, { force: true })
   const handle = create(path, -1, -1, undefined, 0)
   // Its rights say who may be the proxy in front.
   if (typeof handle !== 'number') chmodSync(path, 0o660)
   return handle
 }
 
-async function answers(path: string): Promise<boolean> {
-  return await new Promise((resolve) => {
+/** Errors: a plain Error where something answers at `path`, or where it is no socket. */
+export async function refuseTaken(path: string): Promise<void> {
+  const found = lstatSync(path, { throwIfNoEntry: false })
+  if (!found) return
+  if (!found.isSocket()) throw new Error(`${path} is there and is no socket: remove it, or listen elsewhere`)
+  const answers = await new Promise<boolean>((resolve, reject) => {
     const socket = net.connect(path)
     socket.once('connect', () => {
       socket.destroy()
       resolve(true)
     })
-    socket.once('error', (error: NodeJS.ErrnoException) => resolve(error.code !== 'ECONNREFUSED'))
+    socket.once('error', (error: NodeJS.ErrnoException) =>
+      error.code === 'ECONNREFUSED' || error.code === 'ENOENT' ? resolve(false) : reject(error),
+    )
   })
+  if (answers) throw new Error(`another process listens on ${path}: end it first, or listen elsewhere`)
 }

@@ -1,11 +1,15 @@
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { lstatSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import type { Server } from 'node:http'
+import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { shareDescriptors } from '../../runtime/descriptors.ts'
-import { makeServer } from '../../runtime/listeners.ts'
+import { listenOn, makeServer } from '../../runtime/listeners.ts'
+import { holdSocket } from '../../runtime/sockets.ts'
 import { loadTls } from '../../runtime/tls.ts'
 import { makeCertificate } from '../support/process.ts'
 
@@ -25,4 +29,35 @@ test('descriptors are shared between connections and files, above a reserve', ()
   assert.deepEqual(shareDescriptors(4096, 1024), { limit: 1024, connections: 480, files: 480 })
   assert.deepEqual(shareDescriptors(10, 1024), { limit: 1024, connections: 10, files: 480 })
   assert.deepEqual(shareDescriptors(4096, 64), { limit: 64, connections: 8, files: 8 })
+})
+
+test('a socket replaces what a dead process left, and nothing else, held for workers as served', async (t) => {
+  const scratch = mkdtempSync(join(tmpdir(), 'mcr-l-'))
+  t.after(() => rmSync(scratch, { recursive: true, force: true }))
+  const file = join(scratch, 'file')
+  writeFileSync(file, 'theirs')
+  const held = join(scratch, 'held')
+  const server = createServer()
+  t.after(() => server.close())
+  await once(server.listen(held), 'listening')
+  const dead = join(scratch, 'dead')
+  for (const take of [
+    async (path: string) => (await holdSocket(`unix:${path}`, 'registry')).close(),
+    async (path: string) => {
+      const own = makeServer(undefined, 'all')
+      await listenOn(own, `unix:${path}`)
+      own.close()
+    },
+  ]) {
+    await assert.rejects(take(file), /is no socket: remove it/)
+    assert.equal(readFileSync(file, 'utf8'), 'theirs')
+    await assert.rejects(take(held), /another process listens on/)
+    spawnSync(process.execPath, [
+      '-e',
+      `require('net').createServer().listen('${dead}', () => process.kill(process.pid, 'SIGKILL'))`,
+    ])
+    assert.ok(lstatSync(dead).isSocket())
+    await take(dead)
+    rmSync(dead, { force: true })
+  }
 })
