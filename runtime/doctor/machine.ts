@@ -64,7 +64,7 @@ async function disk({ storage, database }: Config, find: Find): Promise<void> {
         what: 'inodes',
         severity: 'wrong',
         says: `${path}: ${ffree} of ${files} inodes are free`,
-        cures: { mcr: 'mcr gc start; a file system with more inodes' },
+        cures: { mcr: 'mcr gc run; a file system with more inodes' },
       })
   }
   const [layers, uploads] = paths
@@ -89,7 +89,7 @@ async function disk({ storage, database }: Config, find: Find): Promise<void> {
       what: 'space',
       severity: 'wrong',
       says: `${free} bytes are free and ${floor} are to stay so: pushes are refused with 507`,
-      cures: { mcr: 'mcr gc start, delete what is not needed, or a larger disk; storage.free_floor' },
+      cures: { mcr: 'mcr gc run, delete what is not needed, or a larger disk; storage.free_floor' },
     })
   const probe = join(uploads, `doctor.${process.pid}`)
   try {
@@ -167,7 +167,7 @@ function secrets({ auth, server, storage }: Config, find: Find): void {
       what: 'first-password',
       severity: 'note',
       says: `the first password of admin was never used, and lies in ${passwordFile(storage.root)}`,
-      cures: { mcr: 'log in once (the file goes), or mcr account password admin' },
+      cures: { mcr: 'log in once (the file goes), or mcr account passwd admin' },
     })
   if (server.tlsCert === undefined || !existsSync(server.tlsCert)) return
   const { validTo } = new X509Certificate(readFileSync(server.tlsCert))
