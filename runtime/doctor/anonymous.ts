@@ -1,4 +1,4 @@
-import { type Answer, ask, certificateOf, isRefusal, type Public } from './ask.ts'
+import { type Answer, ask, askAnyhow, certificateOf, isRefusal, type Lost, orLost, type Public } from './ask.ts'
 import type { Find } from './finding.ts'
 
 const caddyHost = 'remove header_up Host, or header_up Host {http.request.hostport}'
@@ -6,21 +6,14 @@ const soonMs = 14 * 86_400_000
 const clockMs = 60_000
 const earlyMs = 4_000
 
-/** Everything about the public path that shows without a login. Errors: those of the connection where nothing answers at all. */
+/** Everything about the public path that shows without a login. Errors: those of the connection, where the first request is not answered. */
 export async function examineAnonymously(to: Public, find: Find): Promise<void> {
   const ping = await ask(to, '/v2/')
-  if (to.url.protocol === 'https:') await certificate(to, find)
+  if (to.url.protocol === 'https:') await orLost(certificate(to, find), find)
   clock(ping, find)
   if (!challenge(to, ping, find)) return
-  await Promise.all([
-    authorization(to, find),
-    paths(to, find),
-    largeHeaders(to, find),
-    refusals(to, find),
-    methods(to, find),
-    bodyCap(to, find),
-    requestBuffering(to, find),
-  ])
+  const checks = [authorization, paths, largeHeaders, refusals, methods, bodyCap, requestBuffering]
+  await Promise.all(checks.map((check) => orLost(check(to, find), find)))
 }
 
 async function certificate(to: Public, find: Find): Promise<void> {
@@ -138,7 +131,7 @@ async function paths(to: Public, find: Find): Promise<void> {
     ['/v2/mcr//doctor/tags/list', 'merged'],
     ['/v2/mcr/./doctor/tags/list', 'shortened'],
   ]) {
-    const { status } = await ask(to, target as string)
+    const { status } = await askAnyhow(to, target as string, {})
     if (status === 400) continue
     find({
       what: 'path',
@@ -155,7 +148,7 @@ async function paths(to: Public, find: Find): Promise<void> {
 
 async function largeHeaders(to: Public, find: Find): Promise<void> {
   const range = `bytes=${Array.from({ length: 1024 }, (_, index) => `${1_000_000_000 + index * 100}-${1_000_000_050 + index * 100}`).join(',')}`
-  const { status } = await ask(to, '/v2/', { headers: { range } })
+  const { status } = await askAnyhow(to, '/v2/', { headers: { range } })
   if (status === 401) return
   find({
     what: 'header-size',
@@ -187,7 +180,7 @@ async function refusals(to: Public, find: Find): Promise<void> {
 async function methods(to: Public, find: Find): Promise<void> {
   const target = `/v2/${to.repository}/blobs/uploads/00000000-0000-4000-8000-000000000000`
   for (const method of ['PATCH', 'PUT', 'DELETE', 'HEAD']) {
-    const { status } = await ask(to, target, { method })
+    const { status } = await askAnyhow(to, target, { method })
     if (status === 401) continue
     find({
       what: 'method',
@@ -217,12 +210,12 @@ async function bodyCap(to: Public, find: Find): Promise<void> {
       method: 'POST',
       body: { pieces: [Buffer.from('x')], open: bytes },
       timeoutMs: earlyMs / 4,
-    }).catch(() => {
-      // No answer is no 413, which is all that is looked for; that nothing answers at all is told by the first check.
-      return undefined
-    })
-    if (answer?.status !== 413) continue
-    find({ what: 'body-cap', severity: 'wrong', says: `a body of ${name} is refused with 413`, cures: bodyCures })
+    }).catch((error: Lost) => error)
+    // That nothing comes in a moment is no refusal: a proxy that gathers bodies waits for this one.
+    const refused = answer instanceof Error ? answer.code !== 'ETIMEDOUT' : answer.status === 413
+    if (!refused) continue
+    const how = answer instanceof Error ? `cut off: ${answer.message}` : 'refused with 413'
+    find({ what: 'body-cap', severity: 'wrong', says: `a body of ${name} is ${how}`, cures: bodyCures })
     return
   }
 }
@@ -237,7 +230,8 @@ async function requestBuffering(to: Public, find: Find): Promise<void> {
     // A megabyte: what the smallest limits let pass.
     body: { pieces, pauseMs: 100, open: 1_000_000 },
     timeoutMs: earlyMs,
-  }).catch((error: NodeJS.ErrnoException) => error)
+  }).catch((error: Lost) => error)
+  // One that ends before was not gathered; where it is cut for its body, bodyCap has found that.
   if (!(answer instanceof Error) || answer.code !== 'ETIMEDOUT') return
   find({
     what: 'request-buffering',

@@ -1,6 +1,7 @@
 import { type IncomingMessage, request as requestHttp } from 'node:http'
 import { request as requestHttps } from 'node:https'
 import type { TLSSocket } from 'node:tls'
+import type { Find } from './finding.ts'
 
 /** The registry as its clients reach it. */
 export interface Public {
@@ -34,12 +35,18 @@ export interface Ask {
   until?: 'first'
 }
 
+/** A connection that ended without a whole answer. */
+export interface Lost extends NodeJS.ErrnoException {
+  /** Such as `GET /v2/ with range` */
+  asked: string
+}
+
 const timeoutMs = 15_000
 const bodyMost = 64 * 1024 * 1024
 
 /**
  * One request on a connection of its own, the target as it is written. Certificates are judged elsewhere: here what they protect is still looked at.
- * Errors: `ETIMEDOUT` after the time, those of the socket.
+ * Errors: `Lost`, with the code `ETIMEDOUT` after the time, else with that of the socket.
  */
 export async function ask(
   to: Public,
@@ -68,7 +75,11 @@ export async function ask(
       act()
       req.destroy()
     }
-    req.on('error', (error) => end(() => reject(error)))
+    const lost = (error: Error) => {
+      const names = Object.keys(headers).join(', ')
+      end(() => reject(Object.assign(error, { asked: `${method} ${target}${names && ` with ${names}`}` })))
+    }
+    req.on('error', lost)
     req.on('response', (res) => {
       const chunks: Buffer[] = []
       let size = 0
@@ -82,12 +93,43 @@ export async function ask(
         chunks.push(chunk)
         size += chunk.length
         if (more.until === 'first') end(() => resolve(answer()))
-        if (size > bodyMost) end(() => reject(new Error('the answer has no end')))
+        if (size > bodyMost) lost(new Error('the answer has no end'))
       })
       res.on('end', () => end(() => resolve(answer())))
-      res.on('error', (error) => end(() => reject(error)))
+      res.on('error', lost)
     })
     void send(req, body)
+  })
+}
+
+/** `ask` for checks to which no answer is as good as a wrong one: `status` then says what happened. */
+export async function askAnyhow(
+  to: Public,
+  target: string,
+  more: Ask,
+): Promise<Omit<Answer, 'status'> & { status: number | string }> {
+  return await ask(to, target, more).catch((error: Lost) => ({
+    status: `nothing: ${error.message}`,
+    headers: {},
+    body: Buffer.alloc(0),
+    ms: 0,
+  }))
+}
+
+/** Makes a connection that a check lost a finding, so that the other checks go on. Errors: all others. */
+export async function orLost(check: Promise<void>, find: Find): Promise<void> {
+  await check.catch((error: Lost) => {
+    if (error.asked === undefined) throw error
+    find({
+      what: 'connection',
+      severity: 'wrong',
+      says: `${error.asked} is cut off without an answer (${error.message})`,
+      cures: {
+        nginx: 'its error_log says why; nothing between clients and nginx may end connections for what is asked',
+        caddy: 'its log says why; nothing between clients and Caddy may end connections for what is asked',
+        mcr: 'where its log has no line of the request, something in front ended it: a firewall, a balancer, a filter',
+      },
+    })
   })
 }
 
@@ -100,7 +142,7 @@ async function send(req: ReturnType<typeof requestHttp>, body: Ask['body']): Pro
   if (body?.open === undefined) req.end()
 }
 
-/** What is wrong with the certificate for a client that trusts the usual authorities, and when it ends. */
+/** What is wrong with the certificate for a client that trusts the usual authorities, and when it ends. Errors: `Lost`. */
 export async function certificateOf(to: Public): Promise<{ problem?: string; validTo: number }> {
   return await new Promise((resolve, reject) => {
     const req = requestHttps({
@@ -112,7 +154,7 @@ export async function certificateOf(to: Public): Promise<{ problem?: string; val
       rejectUnauthorized: false,
     })
     req.setTimeout(timeoutMs, () => req.destroy(new Error('no answer')))
-    req.on('error', reject)
+    req.on('error', (error) => reject(Object.assign(error, { asked: 'GET /v2/ for the certificate' })))
     req.on('response', (res) => {
       const socket = res.socket as TLSSocket
       const { valid_to: end } = socket.getPeerCertificate()

@@ -1,24 +1,25 @@
 import { examineAnonymously } from './anonymous.ts'
-import type { Public } from './ask.ts'
+import { orLost, type Public } from './ask.ts'
 import type { Finding } from './finding.ts'
 import { examineGrpc } from './grpc.ts'
 import { examineSigned } from './signed.ts'
 
 /**
  * Looks at a registry as its clients meet it, through whatever stands in front. Shape: what was found, the wrong before the notes.
- * Errors: those of the connection, where nothing answers at all.
+ * Errors: those of the connection, where not even the first request is answered.
  */
 export async function examine(to: Public): Promise<Finding[]> {
   const findings: Finding[] = []
-  // One cure is enough for one mistake.
+  // One cure is enough for one mistake; connections are lost for many.
   const find = (finding: Finding) => {
-    if (!findings.some(({ what }) => what === finding.what)) findings.push(finding)
+    if (!findings.some(({ what, says }) => what === finding.what && (what !== 'connection' || says === finding.says)))
+      findings.push(finding)
   }
   await examineAnonymously(to, find)
   // Without a challenge nothing behind it is a registry's.
   const reached = !findings.some(({ what }) => what === 'challenge')
-  if (reached) await examineGrpc(to, find)
-  if (reached && to.authorization !== undefined) await examineSigned(to, find)
+  if (reached) await orLost(examineGrpc(to, find), find)
+  if (reached && to.authorization !== undefined) await orLost(examineSigned(to, find), find)
   else if (reached)
     find({
       what: 'login',

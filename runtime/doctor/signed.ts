@@ -1,13 +1,13 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { bodyCures } from './anonymous.ts'
-import { ask, type Public } from './ask.ts'
+import { ask, askAnyhow, type Lost, orLost, type Public } from './ask.ts'
 import type { Find } from './finding.ts'
 
 const streamMs = 6_000
 
 /**
  * What shows only to somebody who may push and delete in a repository of the doctor's own: a growing upload, one that pauses, a blob there and
- * back, a stream of the journal. Everything that was pushed is deleted again.
+ * back, a stream of the journal. Everything that was pushed is deleted again. Errors: `Lost`, where not even an upload can be begun.
  */
 export async function examineSigned(to: Public, find: Find): Promise<void> {
   const headers = { authorization: to.authorization as string }
@@ -22,12 +22,13 @@ export async function examineSigned(to: Public, find: Find): Promise<void> {
     return
   }
   const upload = location(to, start.headers.location, find)
-  await Promise.all([
-    upload === undefined ? undefined : growing(to, upload, headers, find),
+  const checks = [
+    ...(upload === undefined ? [] : [growing(to, upload, headers, find)]),
     pausing(to, headers, find),
     thereAndBack(to, headers, find),
     streaming(to, headers, find),
-  ])
+  ]
+  await Promise.all(checks.map((check) => orLost(check, find)))
 }
 
 function location(to: Public, value: string | undefined, find: Find): string | undefined {
@@ -99,9 +100,9 @@ async function thereAndBack(to: Public, headers: Record<string, string>, find: F
     body: { pieces: [content] },
   })
   if (pushed.status !== 201) return
-  const whole = await ask(to, blob, { headers: { ...headers, 'accept-encoding': 'gzip, zstd, br' } })
-  const part = await ask(to, blob, { headers: { ...headers, range: 'bytes=100000-199999' } })
-  const kept = await ask(to, blob, { headers: { ...headers, 'if-none-match': `"${digest}"` } })
+  const whole = await askAnyhow(to, blob, { headers: { ...headers, 'accept-encoding': 'gzip, zstd, br' } })
+  const part = await askAnyhow(to, blob, { headers: { ...headers, range: 'bytes=100000-199999' } })
+  const kept = await askAnyhow(to, blob, { headers: { ...headers, 'if-none-match': `"${digest}"` } })
   // Tidying up: no manifest names it, so it is collected.
   await ask(to, blob, { method: 'DELETE', headers }).catch(() => undefined)
   const lost = [
@@ -110,7 +111,7 @@ async function thereAndBack(to: Public, headers: Record<string, string>, find: F
     ['ETag', `"${digest}"`],
     ['Content-Type', 'application/octet-stream'],
   ].filter(([name, value]) => whole.headers[(name as string).toLowerCase()] !== value)
-  if (lost.length > 0)
+  if (lost.length > 0 && typeof whole.status === 'number')
     find({
       what: 'headers',
       severity: 'wrong',
@@ -144,10 +145,11 @@ async function streaming(to: Public, headers: Record<string, string>, find: Find
     headers,
     timeoutMs: streamMs,
     until: 'first',
-  })
+  }).catch((error: Lost) => error)
   await new Promise((resolve) => setTimeout(resolve, 500))
   await ask(to, '/v2/', { headers: { authorization: `Bearer mcr-doctor-${Date.now()}` } })
-  const answer = await stream.catch((error: NodeJS.ErrnoException) => error)
+  const answer = await stream
+  if (answer instanceof Error && answer.code !== 'ETIMEDOUT') throw answer
   if (!(answer instanceof Error)) {
     if (answer.status !== 200)
       find({

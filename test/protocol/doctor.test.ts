@@ -1,11 +1,12 @@
 // `mcr doctor`: mistakes that people make with proxies, seeded in a real nginx and a real Caddy, are found and their cure is named.
 import assert from 'node:assert/strict'
-import { type ChildProcess, execFileSync, spawnSync } from 'node:child_process'
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { after, test } from 'node:test'
+import { after, type TestContext, test } from 'node:test'
 import { examine } from '../../runtime/doctor/examine.ts'
 import { freePort } from '../support/ports.ts'
 import { listeningPort, makeCertificate, mcrCommand, password, spawnRegistry } from '../support/process.ts'
@@ -163,6 +164,89 @@ test('a certificate that nobody trusts is found', async () => {
     ['certificate'],
   )
 })
+
+/** A proxy that passes bytes on, and resets connections whose first request `cut` does not like. Shape: its port. */
+async function startCutting(t: TestContext, cut: (head: string) => boolean): Promise<number> {
+  const sockets = new Set<Socket>()
+  const server = createServer((client) => {
+    const upstream = connect(`${dir}/all`)
+    for (const socket of [client, upstream]) {
+      sockets.add(socket)
+      socket.on('error', () => undefined).on('close', () => [client, upstream].map((one) => one.destroy()))
+    }
+    let head = ''
+    const read = (chunk: Buffer) => {
+      head += chunk.toString('latin1')
+      const whole = head.includes('\r\n\r\n')
+      if (cut(head)) client.resetAndDestroy()
+      else if (whole) {
+        client.off('data', read)
+        upstream.write(head, 'latin1')
+        client.pipe(upstream).pipe(client)
+      }
+    }
+    client.on('data', read)
+  })
+  t.after(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  return (server.address() as AddressInfo).port
+}
+const examineCutting = async (port: number, authorization?: string) =>
+  await examine({
+    url: new URL(`http://localhost:${port}`),
+    authorization,
+    repository: `mcr-doctor/${++repositories}`,
+    patienceMs: 1_000,
+    uploadBytes: 2 * 2 ** 20,
+  })
+
+test('a proxy that resets connections is found out check by check, and the other checks go on', async (t) => {
+  const large = await startCutting(t, (head) => head.length > 8 * 1024)
+  const found = await examineCutting(large)
+  assert.deepEqual(
+    found.map(({ what }) => what),
+    ['header-size', 'login'],
+  )
+  assert.match(found[0]?.says ?? '', /answers nothing: read ECONNRESET/)
+
+  const many = await startCutting(
+    t,
+    (head) =>
+      head.length > 8 * 1024 || /^\S+ \S*\/\/|^HEAD |^GET \/mcr-doctor|^POST .*digest=|content-length: 1073741824/im.test(head),
+  )
+  const all = await examineCutting(many, `Basic ${btoa(`admin:${password}`)}`)
+  assert.deepEqual(all.map(({ what }) => what).sort(), ['body-cap', 'connection', 'connection', 'header-size', 'method', 'path'])
+  const cuts = all.filter(({ what }) => what === 'connection').map(({ says }) => says)
+  assert.ok(
+    cuts.some((says) => /^GET \/mcr-doctor\/nothing with accept-encoding is cut off .*ECONNRESET/.test(says)),
+    cuts.join('\n'),
+  )
+  assert.ok(
+    cuts.some((says) => /^POST .*digest=sha256:\S+ with authorization is cut off/.test(says)),
+    cuts.join('\n'),
+  )
+  assert.match(all.find(({ what }) => what === 'body-cap')?.says ?? '', /^a body of 1 GiB is cut off/)
+
+  const command = await run(['doctor', `http://localhost:${large}`])
+  assert.equal(command.status, 8)
+  assert.match(command.text, /^WRONG header-size: .*\n +nginx: large_client_header_buffers/)
+  assert.equal((await run(['doctor', `http://localhost:${await startCutting(t, () => true)}`])).status, 6)
+})
+
+/** The command beside what runs in this process. */
+async function run(args: string[]): Promise<{ status: number | null; text: string }> {
+  const command = spawn(file, [...first, ...args], { env: { PATH: process.env.PATH }, stdio: ['ignore', 'pipe', 'pipe'] })
+  let text = ''
+  for (const stream of [command.stdout, command.stderr])
+    stream.on('data', (chunk: Buffer) => {
+      text += chunk
+    })
+  const [status] = (await once(command, 'close')) as [number | null]
+  return { status, text }
+}
 
 const mcr = (args: string[], env: Record<string, string> = {}, input = '') =>
   spawnSync(file, [...first, ...args], { encoding: 'utf8', input, env: { PATH: process.env.PATH, ...env } })
