@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -52,6 +52,7 @@ const config = (kind: ProxyKind, port: number) =>
     { encoding: 'utf8', env: { PATH: process.env.PATH, ...settings } },
   )
 
+const faketime = globSync('/usr/lib/*/faketime/libfaketime.so.1')[0]
 let repositories = 0
 /** What the doctor says of a proxy whose right configuration was changed. */
 async function diagnose(kind: ProxyKind, edit: (text: string) => string, trust: 'authority' | 'nothing' = 'authority') {
@@ -163,6 +164,27 @@ test('a certificate that nobody trusts is found', async () => {
     findings.map(({ what }) => what),
     ['certificate'],
   )
+})
+
+test('the clock of a registry whose proxy writes the date itself is found wrong', {
+  skip: !faketime && 'faketime is not installed',
+}, async (t) => {
+  const late = spawnRegistry([], {
+    ...settings,
+    MCR_STORAGE_ROOT: join(dir, 'late'),
+    MCR_SERVER_LISTEN_ADDR: `unix:${dir}/late.sock`,
+    MCR_SERVER_GRPC_ADDR: '',
+    LD_PRELOAD: faketime as string,
+    FAKETIME: '-10m',
+    FAKETIME_DONT_FAKE_MONOTONIC: '1',
+  })
+  t.after(async () => {
+    late.kill('SIGTERM')
+    await once(late, 'exit')
+  })
+  await listeningPort(late)
+  const { findings } = await diagnose('nginx', line(`unix:${dir}/all`, `unix:${dir}/late.sock`))
+  assert.match(findings.find(({ what }) => what === 'clock')?.says ?? JSON.stringify(findings), /differ by (59|60)\d s/)
 })
 
 /** A proxy that passes bytes on, and resets connections whose first request `cut` does not like. Shape: its port. */
