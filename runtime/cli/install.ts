@@ -21,6 +21,9 @@ import { exampleFile } from './config.ts'
 
 const user = 'mcr'
 const data = '/var/lib/mcr'
+/** Made by the units, for the user. */
+const snapshots = '/var/lib/mcr-snapshots'
+const cache = '/var/cache/mcr'
 const config = '/etc/mcr/mcr.toml'
 const unitFolder = '/etc/systemd/system'
 const command = '/usr/local/bin/mcr'
@@ -68,7 +71,8 @@ function install(place: Place, assets: Pick<Assets, 'version' | 'units'>): void 
   const account = ensureUser(root)
   const record: Installed = {
     version: assets.version,
-    files: {},
+    // With what a former version put: nothing that is there is forgotten, however this ends.
+    files: { ...before?.files },
     directories: before?.directories ?? [],
     user: before?.user ?? account.was,
   }
@@ -81,7 +85,9 @@ function install(place: Place, assets: Pick<Assets, 'version' | 'units'>): void 
     record.directories.push(path)
     console.log(`made       ${path}`)
   }
+  const wantedNow = new Set<string>()
   const put = (path: string, content: string | { copyOf: string }, mode: number, gid = 0): void => {
+    wantedNow.add(path)
     const file = join(root, path)
     directory(dirname(path), 0o755)
     const wanted = typeof content === 'string' ? sha256(content) : sha256(readFileSync(content.copyOf))
@@ -92,7 +98,6 @@ function install(place: Place, assets: Pick<Assets, 'version' | 'units'>): void 
       console.log(`kept       ${path}: it was not put there by mcr install`)
       return
     } else if (there !== undefined && there !== mine) {
-      record.files[path] = mine as string
       console.log(`kept       ${path}, which was changed since`)
       // What this version would have put, where that is something else than the last time.
       if (wanted !== mine) put(`${path}.new`, content, mode, gid)
@@ -110,12 +115,22 @@ function install(place: Place, assets: Pick<Assets, 'version' | 'units'>): void 
     record.files[path] = wanted
   }
 
-  put(join(prefix, 'bin/mcr'), { copyOf: process.execPath }, 0o755)
-  directory(data, 0o700, account)
-  put(config, exampleFile().replace('# root = "./data"', `root = "${data}"`), 0o640, account.gid)
-  for (const [name, text] of Object.entries(assets.units))
-    put(join(unitFolder, name), text.replaceAll(command, join(prefix, 'bin/mcr')), 0o644)
-  writeRecord(place, record)
+  try {
+    put(join(prefix, 'bin/mcr'), { copyOf: process.execPath }, 0o755)
+    // A proxy in the group comes through to the blobs, where server.accel lets it read them.
+    directory(data, 0o710, account)
+    put(config, exampleFile().replace('# root = "./data"', `root = "${data}"`), 0o640, account.gid)
+    for (const [name, text] of Object.entries(assets.units))
+      put(join(unitFolder, name), text.replaceAll(command, join(prefix, 'bin/mcr')), 0o644)
+    // What this version has no more.
+    for (const [path, hash] of Object.entries(record.files)) {
+      if (wantedNow.has(path)) continue
+      if (!isChanged(root, path, hash)) stopUnits(root, [path])
+      if (removeUnchanged(root, path, hash)) delete record.files[path]
+    }
+  } finally {
+    writeRecord(place, record)
+  }
   reloadUnits(root)
   console.log(`\nMCR ${assets.version} is installed. Next:
   1. ${config}: set server.public_url, and a certificate or a proxy
@@ -130,27 +145,16 @@ function uninstall(place: Place, scope: 'and data' | 'not data'): void {
   if (!record)
     throw new Error(`${join(root, recordPath(place))} is not there: mcr install put nothing under this --root and --prefix`)
   if (process.getuid?.() !== 0) throw new Error('mcr uninstall removes what root put there: run it as root')
-  const units = Object.keys(record.files).filter((path) => path.startsWith(`${unitFolder}/`))
-  if (onThisSystem(root))
-    for (const unit of units.map((path) => path.slice(unitFolder.length + 1)))
-      for (const words of [
-        ['stop', unit.replace('@.', '@*.')],
-        ['disable', unit],
-      ])
-        spawnSync('systemctl', words, { stdio: 'ignore' })
-  for (const [path, hash] of Object.entries(record.files)) {
-    const file = join(root, path)
-    if (!existsSync(file)) continue
-    if (sha256(readFileSync(file)) !== hash && !(path === config && scope === 'and data')) {
-      console.log(`kept     ${path}, which was changed since`)
-      continue
-    }
-    rmSync(file)
-    console.log(`removed  ${path}`)
-  }
+  stopUnits(root, Object.keys(record.files))
+  for (const [path, hash] of Object.entries(record.files))
+    if (path === config && scope === 'and data') remove(root, path)
+    else removeUnchanged(root, path, hash)
   if (scope === 'and data') {
-    rmSync(join(root, data), { recursive: true, force: true })
-    console.log(`removed  ${data}`)
+    for (const path of [data, cache]) remove(root, path)
+    if (existsSync(join(root, snapshots)))
+      console.log(
+        `kept     ${snapshots}: whole databases and blobs of before; when none is wanted: rm -r ${join(root, snapshots)}`,
+      )
   }
   rmSync(join(root, recordPath(place)))
   for (const path of [...record.directories].sort().reverse()) {
@@ -162,9 +166,42 @@ function uninstall(place: Place, scope: 'and data' | 'not data'): void {
   reloadUnits(root)
 }
 
-/** Files that belong to a number nobody has would be the next account's, so a user with data stays. */
+/** Stops and disables what of these files are units. */
+function stopUnits(root: string, paths: readonly string[]): void {
+  if (!onThisSystem(root)) return
+  for (const path of paths.filter((path) => path.startsWith(`${unitFolder}/`))) {
+    const unit = path.slice(unitFolder.length + 1)
+    for (const words of [
+      ['stop', unit.replace('@.', '@*.')],
+      ['disable', unit],
+    ])
+      spawnSync('systemctl', words, { stdio: 'ignore' })
+  }
+}
+
+const isChanged = (root: string, path: string, hash: string) =>
+  existsSync(join(root, path)) && sha256(readFileSync(join(root, path))) !== hash
+
+/** Removes a file that is as it was put, and keeps one that was changed. Shape: whether it is gone. */
+function removeUnchanged(root: string, path: string, hash: string): boolean {
+  if (isChanged(root, path, hash)) {
+    console.log(`kept     ${path}, which was changed since`)
+    return false
+  }
+  remove(root, path)
+  return true
+}
+
+function remove(root: string, path: string): void {
+  if (!existsSync(join(root, path))) return
+  rmSync(join(root, path), { recursive: true })
+  console.log(`removed  ${path}`)
+}
+
+/** Files that belong to a number nobody has would be the next account's, so a user with files stays. */
 function removeUser(root: string): void {
-  if (existsSync(join(root, data))) console.log(`kept     the user ${user}, who owns ${data}`)
+  const owned = [data, snapshots, cache].filter((path) => existsSync(join(root, path)))
+  if (owned.length > 0) console.log(`kept     the user ${user}, who owns ${owned.join(', ')}`)
   else if (spawnSync('userdel', [...prefixOf(root), user], { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0)
     console.log(`removed  the user ${user}`)
 }
@@ -212,7 +249,11 @@ function writeRecord(place: Place, record: Installed): void {
     mkdirSync(join(place.root, path), { mode: 0o755 })
     record.directories.push(path)
   }
-  writeFileSync(file, `${JSON.stringify(record, null, 1)}\n`, { mode: 0o644 })
+  const text = `${JSON.stringify(record, null, 1)}\n`
+  if (existsSync(file) && readFileSync(file, 'utf8') === text) return
+  // Renamed: a record that is half there would stand in the way of every later run.
+  writeFileSync(`${file}.next`, text, { mode: 0o644 })
+  renameSync(`${file}.next`, file)
 }
 
 function reloadUnits(root: string): void {

@@ -1,6 +1,7 @@
 // mcr install and mcr uninstall, into a directory instead of this machine.
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import {
   appendFileSync,
   existsSync,
@@ -49,6 +50,7 @@ const uninstall = (...args: string[]) => {
   assert.equal(status, 0, text)
   return text
 }
+const sha256 = (text: string) => createHash('sha256').update(text).digest('hex')
 const lines = (text: string, word: string) => text.split('\n').filter((line) => line.startsWith(word))
 const units = globSync('deploy/systemd/*').map((file) => file.replace('deploy/systemd/', '/etc/systemd/system/'))
 
@@ -63,7 +65,7 @@ test('install puts program, configuration, user, data directory and units in pla
   assert.equal(config.mode & 0o777, 0o640)
   assert.equal(config.gid, Number(gid))
   const data = statSync(join(root, 'var/lib/mcr'))
-  assert.equal(data.mode & 0o777, 0o700)
+  assert.equal(data.mode & 0o777, 0o710, 'a proxy in the group comes through')
   assert.equal(data.uid, Number(uid))
   for (const unit of units) assert.ok(existsSync(join(root, unit)), unit)
   const { status, text: checked } = mcr('--config', join(root, 'etc/mcr/mcr.toml'), 'config', 'check')
@@ -75,11 +77,9 @@ test('a second run changes nothing', () => {
   const before = everything().map((path) => [path, statSync(join(root, path)).mtimeMs])
   const text = install()
   assert.deepEqual([...lines(text, 'put '), ...lines(text, 'made '), ...lines(text, 'replaced ')], [])
-  const record = '/usr/local/share/mcr/installed.json'
-  const after_ = everything().map((path) => [path, statSync(join(root, path)).mtimeMs])
   assert.deepEqual(
-    after_.filter(([path]) => path !== record),
-    before.filter(([path]) => path !== record),
+    everything().map((path) => [path, statSync(join(root, path)).mtimeMs]),
+    before,
   )
 })
 
@@ -138,6 +138,57 @@ test('uninstall --data removes the data and the user', () => {
   assert.deepEqual(everything(), [])
   assert.ok(!/^mcr:/m.test(readFileSync(join(root, 'etc/passwd'), 'utf8')))
 })
+
+test('the user stays while anything is theirs; --data removes the cache and says that snapshots stay', () => {
+  install()
+  for (const path of ['var/lib/mcr-snapshots', 'var/cache/mcr']) {
+    mkdirSync(join(root, path), { recursive: true })
+    writeFileSync(join(root, path, 'file'), '')
+  }
+  const text = uninstall('--data')
+  assert.match(text, /removed +\/var\/cache\/mcr\n/)
+  assert.match(text, /kept +\/var\/lib\/mcr-snapshots: .*rm -r/)
+  assert.match(text, /kept +the user mcr, who owns \/var\/lib\/mcr-snapshots\n/)
+  assert.match(readFileSync(join(root, 'etc/passwd'), 'utf8'), /^mcr:/m)
+  assert.deepEqual(
+    everything().filter((path) => path.includes('mcr')),
+    ['/var/lib/mcr-snapshots', '/var/lib/mcr-snapshots/file'],
+  )
+})
+
+test('a unit that this version has no more goes with the upgrade, or stays known where it was changed', () => {
+  install()
+  const record = join(root, 'usr/local/share/mcr/installed.json')
+  const installed = JSON.parse(readFileSync(record, 'utf8')) as { files: Record<string, string> }
+  for (const name of ['old.service', 'changed.service']) {
+    installed.files[`/etc/systemd/system/mcr-${name}`] = sha256(name)
+    writeFileSync(join(root, `etc/systemd/system/mcr-${name}`), name)
+  }
+  writeFileSync(record, JSON.stringify(installed))
+  appendFileSync(join(root, 'etc/systemd/system/mcr-changed.service'), '# ours\n')
+  const text = install()
+  assert.match(text, /removed +\/etc\/systemd\/system\/mcr-old\.service/)
+  assert.match(text, /kept +\/etc\/systemd\/system\/mcr-changed\.service, which was changed/)
+  assert.ok(!existsSync(join(root, 'etc/systemd/system/mcr-old.service')))
+  const files = Object.keys(JSON.parse(readFileSync(record, 'utf8')).files)
+  assert.ok(files.includes('/etc/systemd/system/mcr-changed.service'))
+  assert.ok(!files.includes('/etc/systemd/system/mcr-old.service'))
+})
+
+for (const then of ['taken back', 'run again and then taken back'])
+  test(`an install that fails in the middle can be ${then}`, () => {
+    const before = everything()
+    // Where the units go there is a file.
+    writeFileSync(join(root, 'etc/systemd'), '')
+    const { status, text } = mcr('install', '--root', root)
+    assert.equal(status, 1, text)
+    assert.ok(existsSync(join(root, 'usr/local/bin/mcr')))
+    rmSync(join(root, 'etc/systemd'))
+    if (then !== 'taken back') install()
+    uninstall()
+    assert.deepEqual(everything(), before)
+    assert.ok(!/^mcr:/m.test(readFileSync(join(root, 'etc/passwd'), 'utf8')))
+  })
 
 test('where there is nothing to uninstall, or no executable to install, it says so', () => {
   assert.match(mcr('uninstall', '--root', root).text, /mcr install put nothing under this --root and --prefix/)
