@@ -15,10 +15,14 @@ export function readFile(file: string, found: Map<string, Found>, problems: Conf
   try {
     document = parseToml(readFileSync(file, 'utf8')) as Record<string, unknown>
   } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
     problems.push({
       key: file,
       from: 'file',
-      expected: `a TOML file that can be read: ${(error as Error).message.split('\n')[0]}`,
+      expected:
+        code === 'EACCES'
+          ? 'a file that this user can read: give the command as the user of the registry, sudo -u mcr mcr …, or name another file by --config'
+          : `a TOML file that can be read: ${message.split('\n')[0]}`,
     })
     return
   }

@@ -69,8 +69,12 @@ export interface Config {
   readonly log: { level: 'debug' | 'info' | 'warn' | 'error'; format: 'auto' | 'json' | 'pretty' }
 }
 
+/** Where `mcr install` puts the configuration of this host. */
+export const installedFile = '/etc/mcr/mcr.toml'
+
 /**
- * The configuration from a file and the environment; `MCR_<SECTION>_<KEY>` wins over the file, `$PORT` over both.
+ * The configuration from a file and the environment; `MCR_<SECTION>_<KEY>` wins over the file, `$PORT` over both. The file is
+ * the one named here, else in `$MCR_CONFIG`, else the first of `./mcr.toml` and the installed one that is there.
  * Shape: the configuration, or everything that is wrong with it at once.
  */
 export function loadConfig(options: {
@@ -81,7 +85,7 @@ export function loadConfig(options: {
   const problems: ConfigProblem[] = []
   const found = new Map<string, Found>()
   const named = options.file ?? options.env.MCR_CONFIG
-  const file = named ?? (existsSync('mcr.toml') ? 'mcr.toml' : undefined)
+  const file = named ?? ['mcr.toml', installedFile].find((path) => existsSync(path))
   if (file !== undefined) readFile(file, found, problems)
   readEnvironment(options.env, found, problems)
   for (const [key, raw] of Object.entries(options.overrides ?? {})) found.set(key, { raw, from: 'command line' })

@@ -1,6 +1,6 @@
 import { Command, CommanderError, Option } from 'commander'
 import type { Assets } from '../app.ts'
-import { type Config, formatProblems, loadConfig } from '../config.ts'
+import { type Config, formatProblems, installedFile, loadConfig } from '../config.ts'
 import { exitCodes } from './exit-codes.ts'
 import { withSelfSigned } from './self-signed.ts'
 import type { CliFailure } from './transport.ts'
@@ -25,7 +25,10 @@ export async function runCli(args: readonly string[], deps: CliDeps): Promise<vo
     .description('A self-hosted OCI container registry.')
     .version(args.includes('--verbose') ? await describeVersion(deps.assets) : deps.assets.version)
     .option('--verbose', 'with --version: what it stands on as well')
-    .option('--config <file>', 'configuration file (default: $MCR_CONFIG, else ./mcr.toml if there is one)')
+    .option(
+      '--config <file>',
+      `configuration file (default: $MCR_CONFIG, else ./mcr.toml, else ${installedFile}, where there is one)`,
+    )
     .option(
       '--server <address>',
       'administer the registry at this address, by REST (default: $MCR_SERVER, else that of mcr login)',

@@ -1,5 +1,5 @@
 import { Command } from 'commander'
-import { type Config, formatProblems, loadConfig } from '../config.ts'
+import { type Config, formatProblems, installedFile, loadConfig } from '../config.ts'
 import { keys } from '../config-keys.ts'
 
 /** `mcr config`: what the configuration says, and what it may say. */
@@ -47,9 +47,9 @@ const kindText = (kind: unknown) => (Array.isArray(kind) ? kind.map((entry) => `
 export function documentKeys(): string {
   const parts = [
     '# Configuration\n',
-    'Every key has a default; no file is needed. A key stands in `mcr.toml` (`--config`, else `$MCR_CONFIG`, else `./mcr.toml`) or in the',
-    'environment as `MCR_<SECTION>_<KEY>`, which wins. Unknown keys are refused. `mcr config check` reports every problem at once;',
-    'this page is printed by `mcr config docs`.\n',
+    'Every key has a default; no file is needed. A key stands in `mcr.toml` (`--config`, else `$MCR_CONFIG`, else `./mcr.toml`, else',
+    `\`${installedFile}\`, which \`mcr install\` writes) or in the environment as \`MCR_<SECTION>_<KEY>\`, which wins. Unknown keys are refused.`,
+    '`mcr config check` reports every problem at once and names the file; this page is printed by `mcr config docs`.\n',
   ]
   for (const [section, entries] of Object.entries(keys)) {
     parts.push(`## ${section}\n`, '| key | kind | default | what it is for |', '|---|---|---|---|')

@@ -17,6 +17,7 @@ import { dirname, join, resolve } from 'node:path'
 import { isSea } from 'node:sea'
 import { Command } from 'commander'
 import type { Assets } from '../app.ts'
+import { installedFile as config } from '../config.ts'
 import { exampleFile } from './config.ts'
 
 const user = 'mcr'
@@ -24,7 +25,6 @@ const data = '/var/lib/mcr'
 /** Made by the units, for the user. */
 const snapshots = '/var/lib/mcr-snapshots'
 const cache = '/var/cache/mcr'
-const config = '/etc/mcr/mcr.toml'
 const unitFolder = '/etc/systemd/system'
 const command = '/usr/local/bin/mcr'
 

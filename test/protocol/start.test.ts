@@ -148,6 +148,46 @@ test('help, version, init, config, routes; wrong usage is 2', () => {
   assert.ok(!mcr(['config', 'show'], { MCR_AUTH_BOOTSTRAP_PASSWORD: 'correct horse' }).text.includes('correct horse'))
 })
 
+const unshare = ['unshare', '--mount', ...(process.getuid?.() === 0 ? [] : ['--map-root-user'])] as const
+const mayMount = spawnSync(unshare[0], [...unshare.slice(1), 'mount', '-t', 'tmpfs', 'tmpfs', '/etc']).status === 0
+/** The command on a host where mcr install was: with an /etc of its own, whose mcr/mcr.toml has that text. */
+function onInstalledHost(text: string, mode: '0640' | '0000', args: string[], cwd: string) {
+  const script =
+    'mount -t tmpfs tmpfs /etc && mkdir /etc/mcr && printf %s "$1" >/etc/mcr/mcr.toml && chmod "$2" /etc/mcr/mcr.toml && shift 2 && exec "$@"'
+  // Root without these may read what its mode lets it read, as others may.
+  const asOthers = ['setpriv', '--bounding-set', '-dac_override,-dac_read_search']
+  const all = [...unshare.slice(1), 'sh', '-c', script, 'sh', text, mode, ...asOthers, command, ...words, ...args]
+  const { status, stdout, stderr } = spawnSync(unshare[0], all, {
+    encoding: 'utf8',
+    cwd,
+    env: { PATH: process.env.PATH, HOME: cwd },
+  })
+  return { status, text: `${stdout}${stderr}` }
+}
+
+test('where no other file is named, the one that mcr install wrote counts; who may not read it is told who may', {
+  skip: !mayMount && 'this user may not mount',
+}, async (t) => {
+  const registry = await startRegistry()
+  const cwd = fresh()
+  mkdirSync(cwd)
+  t.after(() => registry.remove())
+  const installed = `[storage]\nroot = "${registry.dir}"\n`
+  const checked = onInstalledHost(installed, '0640', ['config', 'check'], cwd)
+  assert.match(checked.text, /good \(\/etc\/mcr\/mcr\.toml, 1 keys set\)/)
+  const taken = onInstalledHost(installed, '0640', ['snapshot', join(cwd, 'backup')], cwd)
+  assert.equal(taken.status, 0, taken.text)
+
+  const refused = onInstalledHost(installed, '0000', ['account', 'list'], cwd)
+  assert.equal(refused.status, 2, refused.text)
+  assert.match(refused.text, /\/etc\/mcr\/mcr\.toml \(file\): a file that this user can read: .*sudo -u mcr mcr/)
+  const remote = onInstalledHost(installed, '0000', ['--server', registry.url.replace('localhost', '127.0.0.1'), 'health'], cwd)
+  assert.equal(remote.status, 0, remote.text)
+
+  writeFileSync(join(cwd, 'mcr.toml'), '')
+  assert.match(onInstalledHost(installed, '0000', ['config', 'check'], cwd).text, /good \(mcr\.toml, 0 keys set\)/)
+})
+
 test('--tls self-signed serves HTTPS and says how clients trust it', async () => {
   const root = fresh()
   const child = spawn(command, [...words, 'serve', '--tls', 'self-signed'], {
