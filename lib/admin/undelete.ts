@@ -1,20 +1,22 @@
 import { type Append, change } from '../journal/change.ts'
 import { isMetadataError } from '../metadata/errors.ts'
-import { findManifest } from '../metadata/manifests.ts'
+import { findManifest, readManifestBody } from '../metadata/manifests.ts'
 import type { RepositoryId } from '../metadata/repositories.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { addTagHistory, setTag } from '../metadata/tags.ts'
 import {
+  type DeletedManifest,
   findDeletedManifest,
   findDeletedRepository,
+  findTarget,
   lastOfTag,
   lostTags,
-  missingTargets,
   restoreManifest,
   restoreRepository,
 } from '../metadata/undelete.ts'
-import type { Digest } from '../oci/digest.ts'
+import { algorithmOf, type Digest, digestOf } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
+import { parseManifest } from '../oci/manifest.ts'
 import { parseReference, type RepositoryName, type Tag } from '../oci/names.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { repositoryOf } from './input.ts'
@@ -39,7 +41,7 @@ export const undeleteOperations: readonly Operation[] = [
         const digest = reference.kind === 'digest' ? reference.digest : await lastOfTag(sql, id, reference.tag)
         if (digest === undefined)
           throw ociError('NOT_FOUND', undefined, { message: `${input.reference} was not deleted, or is there` })
-        const restored = await bringBack(sql, repository, id, digest, append)
+        const restored = await bringBack(sql, repository, id, digest, append, ctx.limits.sparse)
         if (reference.kind === 'digest' && !restored)
           throw ociError('NOT_FOUND', undefined, {
             message: `${digest} was not deleted here, or garbage collection has taken it`,
@@ -76,13 +78,17 @@ async function undeleteRepository(repository: RepositoryName, call: OperationCal
   }
 }
 
-/** Makes a manifest live again if it was deleted. Shape: whether it was. Errors: GONE where something that it needs has been collected. */
+/**
+ * Makes a manifest live again if it was deleted, with the deleted manifests that it names as children. Shape: whether it was.
+ * Errors: GONE where something that a push of it would ask for has been collected, CONFLICT where that is damaged.
+ */
 async function bringBack(
   sql: Sql,
   repository: RepositoryName,
   id: RepositoryId,
   digest: Digest,
   append: Append,
+  sparse: 'deny' | 'allow',
 ): Promise<boolean> {
   const manifest = await findDeletedManifest(sql, id, digest)
   if (manifest === undefined) {
@@ -90,12 +96,65 @@ async function bringBack(
       throw ociError('GONE', { digest }, { message: `${digest} has been collected` })
     return false
   }
-  const missing = await missingTargets(sql, id, manifest)
+  const { manifests, missing, damaged } = await planReturn(sql, id, manifest, sparse)
   if (missing.length > 0)
     throw ociError('GONE', { missing }, { message: `${digest} needs ${missing[0]}, which has been collected` })
-  await restoreManifest(sql, id, manifest)
-  append({ type: 'manifest_undeleted', repository, digest })
+  if (damaged.length > 0)
+    throw ociError(
+      'CONFLICT',
+      { damaged },
+      {
+        message: `${damaged[0]} is damaged, and ${digest} cannot come back whole: push the damaged digest again, or mcr repair --from a registry that has it; then undelete once more`,
+      },
+    )
+  for (const { id: manifestId, digest: back } of manifests) {
+    await restoreManifest(sql, id, manifestId)
+    append({ type: 'manifest_undeleted', repository, digest: back })
+  }
   return true
+}
+
+/** What comes back with a manifest, itself last; and what stands against it. */
+interface Return {
+  manifests: Set<DeletedManifest>
+  missing: Digest[]
+  damaged: Digest[]
+}
+
+/** It was stored once: limits that are lower now are no reason to lose it. */
+const anySize = { jsonDepth: Infinity, jsonTokens: Infinity, layers: Infinity, children: Infinity }
+
+async function planReturn(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  manifest: DeletedManifest,
+  sparse: 'deny' | 'allow',
+  known = new Map<Digest, Return>(),
+): Promise<Return> {
+  const { digest, mediaType } = manifest
+  const plan: Return = { manifests: new Set(), missing: [], damaged: [] }
+  known.set(digest, plan)
+  const body = await readManifestBody(sql, digest)
+  if (!body || (await digestOf(body, algorithmOf(digest))) !== digest) plan.damaged.push(digest)
+  else
+    for (const { digest: target, kind, required } of parseManifest(body, mediaType, anySize).references) {
+      // A subject comes and goes by itself.
+      if (kind === 'subject') continue
+      const needed = required && sparse === 'deny'
+      const found = await findTarget(sql, repositoryId, target, kind === 'child')
+      const child = found === 'deleted' ? await findDeletedManifest(sql, repositoryId, target) : undefined
+      if (child) {
+        const below = known.get(target) ?? (await planReturn(sql, repositoryId, child, sparse, known))
+        if (below.missing.length + below.damaged.length === 0) for (const one of below.manifests) plan.manifests.add(one)
+        else if (needed) {
+          plan.missing.push(...below.missing)
+          plan.damaged.push(...below.damaged)
+        }
+      } else if (needed && found === 'missing') plan.missing.push(target)
+      else if (needed && found === 'damaged') plan.damaged.push(target)
+    }
+  plan.manifests.add(manifest)
+  return plan
 }
 
 /** P5: a tag that comes back is a tag that is pushed. */

@@ -7,6 +7,12 @@ import type { Sql } from './sql.ts'
 /** The epoch of deletion of what garbage collection has begun to take: before every horizon. */
 export const givenUp = Number.MIN_SAFE_INTEGER
 
+export interface DeletedManifest {
+  id: ManifestId
+  digest: Digest
+  mediaType: string
+}
+
 /** The newest deleted repository of a name, if garbage collection has not taken it yet. */
 export async function findDeletedRepository(sql: Sql, name: string): Promise<RepositoryId | undefined> {
   const [row] = await sql.all<{ id: RepositoryId }>(
@@ -22,23 +28,36 @@ export async function restoreRepository(sql: Sql, id: RepositoryId): Promise<voi
 }
 
 /** A deleted manifest, or undefined. */
-export async function findDeletedManifest(sql: Sql, repositoryId: RepositoryId, digest: Digest): Promise<ManifestId | undefined> {
-  const [row] = await sql.all<{ id: ManifestId }>(
-    `SELECT id FROM manifests WHERE repo_id = ? AND digest = ? AND deleted_epoch IS NOT NULL`,
+export async function findDeletedManifest(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  digest: Digest,
+): Promise<DeletedManifest | undefined> {
+  const [row] = await sql.all<DeletedManifest>(
+    `SELECT id, digest, media_type AS mediaType FROM manifests WHERE repo_id = ? AND digest = ? AND deleted_epoch IS NOT NULL`,
     [repositoryId, digest],
   )
-  return row?.id
+  return row
 }
 
-/** Of what a manifest needs, that which is neither linked here (hidden or not), healthy, nor a manifest of the repository. */
-export async function missingTargets(sql: Sql, repositoryId: RepositoryId, id: ManifestId): Promise<Digest[]> {
-  const rows = await sql.all<{ digest: Digest }>(
-    `SELECT f.digest FROM refs f WHERE f.manifest_id = ? AND f.kind <> 'subject'
-     AND NOT EXISTS (SELECT 1 FROM repo_blobs l JOIN blobs b ON b.digest = l.digest WHERE l.repo_id = ? AND l.digest = f.digest AND b.state = 0)
-     AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.repo_id = ? AND m.digest = f.digest) ORDER BY f.digest`,
-    [id, repositoryId, repositoryId],
+/**
+ * What a reference of a deleted manifest would find: a whole blob of the repository (hidden or not), a live or a deleted manifest of it,
+ * a blob that is damaged, or nothing.
+ */
+export async function findTarget(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  digest: Digest,
+  orManifest: boolean,
+): Promise<'there' | 'deleted' | 'damaged' | 'missing'> {
+  const [row] = await sql.all<{ state: number | null; live: number | null }>(
+    `SELECT (SELECT b.state FROM repo_blobs l JOIN blobs b ON b.digest = l.digest WHERE l.repo_id = ?1 AND l.digest = ?2) AS state,
+       (SELECT m.deleted_epoch IS NULL FROM manifests m WHERE m.repo_id = ?1 AND m.digest = ?2) AS live`,
+    [repositoryId, digest],
   )
-  return rows.map((row) => row.digest)
+  if (row?.state === 0) return 'there'
+  if (orManifest && row?.live !== null) return row?.live === 1 ? 'there' : 'deleted'
+  return row?.state === 1 ? 'damaged' : 'missing'
 }
 
 /** Makes a manifest live again, with the links it needs. */

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
 import { admin } from '../matrix/columns.ts'
-import { emptyJson, ociManifest, pushBlob, pushImage, putManifest, sha256 } from '../support/oci.ts'
+import { emptyJson, ociIndex, ociManifest, pushBlob, pushImage, putManifest, sha256 } from '../support/oci.ts'
 import { type TestRegistry, testRegistry } from '../support/registry.ts'
 
 const registry = await testRegistry({}, ['collect-garbage'])
@@ -283,8 +283,8 @@ test('pushes go on while garbage is collected: none is refused, nothing that was
     }
 })
 
-const undelete = async (name: string, reference = '') =>
-  await registry.fetch('POST', `/v1/repositories/${name}/-/undelete`, {
+const undelete = async (name: string, reference = '', of = registry) =>
+  await of.fetch('POST', `/v1/repositories/${name}/-/undelete`, {
     body: JSON.stringify({ reference }),
     headers: { 'content-type': 'application/json' },
   })
@@ -325,6 +325,84 @@ test('what cannot come back says why: taken by another, collected, never there',
   await admin(registry, 'DELETE', '/v1/repositories/undelete/late')
   await pushImage(registry, 'undelete/late', 'v2')
   assert.equal((await undelete('undelete/late')).status, 409)
+})
+
+const entry = (digest: string, text: string, mediaType = ociManifest) => ({ mediaType, digest, size: text.length })
+const indexOf = (manifests: object[], extra: object = {}) =>
+  JSON.stringify({ schemaVersion: 2, mediaType: ociIndex, manifests, ...extra })
+
+test('an index comes back with the platforms that were deleted with it, at any depth, each with its journal entry', async () => {
+  const name = 'undelete/index'
+  const platform = await pushImage(registry, name, 'platform', { layers: ['of a platform'] })
+  const inner = indexOf([entry(platform.digest, platform.text)])
+  const outer = indexOf([entry(sha256(inner), inner, ociIndex), entry(platform.digest, platform.text)], {
+    annotations: { a: 'b' },
+  })
+  for (const text of [inner, outer]) assert.equal((await putManifest(registry, name, sha256(text), text, ociIndex)).status, 201)
+  const all = [sha256(outer), sha256(inner), platform.digest]
+  for (const digest of all) assert.equal((await registry.fetch('DELETE', `/v2/${name}/manifests/${digest}`)).status, 202)
+  assert.equal((await registry.fetch('DELETE', `/v2/${name}/blobs/${sha256('of a platform')}`)).status, 202)
+  assert.equal((await undelete(name, sha256(outer))).status, 200)
+  const told = await registry.database.read.all<{ digest: string }>(
+    `SELECT digest FROM journal WHERE type = 'manifest_undeleted' AND repository = ? ORDER BY seq`,
+    [name],
+  )
+  assert.deepEqual(
+    told.map((row) => row.digest),
+    all.toReversed(),
+    'what is needed before what needs it',
+  )
+  await pass(12)
+  await collect()
+  for (const digest of all) assert.equal(await get(`/v2/${name}/manifests/${digest}`), 200)
+  assert.equal(await get(`/v2/${name}/blobs/${sha256('of a platform')}`), 200)
+})
+
+test('undelete asks for what a push would ask for: no foreign layer, nothing of a referrer, nothing where sparse is allowed', async () => {
+  const name = 'undelete/absent'
+  const foreign = {
+    mediaType: 'application/vnd.oci.image.layer.nondistributable.v1.tar',
+    digest: sha256('elsewhere'),
+    size: 9,
+    urls: ['https://elsewhere.example/layer'],
+  }
+  const subject = { mediaType: ociManifest, digest: sha256('a subject to come'), size: 17 }
+  const early = { mediaType: 'application/octet-stream', digest: sha256('a layer to come'), size: 15 }
+  const loose = await testRegistry({ MCR_STORAGE_SPARSE: 'allow' })
+  const sparse = indexOf([entry(sha256('a platform of another registry'), 'a platform of another registry')])
+  assert.equal((await putManifest(loose, name, 'v1', sparse, ociIndex)).status, 201)
+  const rows: [TestRegistry, string][] = [
+    [registry, (await pushImage(registry, name, 'foreign', { extra: { layers: [foreign] } })).digest],
+    [registry, (await pushImage(registry, name, 'early', { extra: { layers: [early], subject } })).digest],
+    [loose, sha256(sparse)],
+  ]
+  for (const [of, digest] of rows) {
+    assert.equal((await of.fetch('DELETE', `/v2/${name}/manifests/${digest}`)).status, 202)
+    const back = await undelete(name, digest, of)
+    assert.equal(back.status, 200, await back.text())
+    assert.equal((await of.fetch('GET', `/v2/${name}/manifests/${digest}`)).status, 200)
+  }
+})
+
+test('undelete over a damaged blob says that it is damaged and what heals it; then it comes back', async () => {
+  const name = 'undelete/damaged'
+  const { digest } = await pushImage(registry, name, 'v1', { layers: ['its damaged layer'] })
+  await registry.fetch('DELETE', `/v2/${name}/manifests/${digest}`)
+  const layer = sha256('its damaged layer')
+  await registry.sql('UPDATE blobs SET state = 1 WHERE digest = ?', [layer])
+  const refused = await undelete(name, digest)
+  assert.equal(refused.status, 409)
+  const text = await refused.text()
+  assert.match(text, new RegExp(`${layer} is damaged.*push the damaged digest again, or mcr repair --from`))
+  assert.doesNotMatch(text, /collected/)
+  await pushBlob(registry, name, 'its damaged layer')
+  assert.equal((await undelete(name, digest)).status, 200)
+  assert.equal(await get(`/v2/${name}/blobs/${layer}`), 200)
+  // What a push would refuse for is refused here too.
+  await registry.fetch('DELETE', `/v2/${name}/manifests/${digest}`)
+  await registry.sql('DELETE FROM repo_blobs WHERE digest = ?', [layer])
+  const gone = await undelete(name, digest)
+  assert.deepEqual([gone.status, (await gone.text()).includes('collected')], [410, true])
 })
 
 test('the deletes of the protocol say in headers what they free, now and later; each byte once', async () => {
