@@ -91,16 +91,26 @@ async function freedSince(
   return row ? { freeSince: stamp(row.at), freedBy: row.by ?? '' } : {}
 }
 
-/** Blobs below each tag: of its manifest, and of the manifests its index names. */
+/**
+ * Blobs below each tag: of its manifest, and of the manifests its index names. A tag has for itself what no other tag, no live manifest of the
+ * repository that is not below it, and no other repository has.
+ */
 const tagUsage = `
-  WITH below AS (
+  WITH below AS MATERIALIZED (
     SELECT t.name, m.id, t.repo_id FROM tags t JOIN manifests m ON m.id = t.manifest_id WHERE t.repo_id = ?1
     UNION SELECT b.name, c.id, b.repo_id FROM below b JOIN refs f ON f.manifest_id = b.id AND f.kind = 'child'
       JOIN manifests c ON c.repo_id = b.repo_id AND c.digest = f.digest AND c.deleted_epoch IS NULL),
   needs AS (SELECT DISTINCT b.name, f.digest FROM below b JOIN refs f ON f.manifest_id = b.id WHERE f.kind <> 'subject')
-  SELECT n.name, sum(s.size) AS size,
-    sum(CASE WHEN (SELECT count(*) FROM needs o WHERE o.digest = n.digest) = 1 THEN s.size ELSE 0 END) AS own
-  FROM needs n JOIN blobs s ON s.digest = n.digest GROUP BY n.name ORDER BY own DESC, n.name LIMIT 1000`
+  SELECT n.name, sum(s.size) AS size, sum(iif(n.tags = 1
+    AND NOT EXISTS (
+      SELECT 1 FROM repo_blobs l JOIN repositories r ON r.id = l.repo_id
+      WHERE l.digest = n.digest AND l.repo_id <> ?1 AND l.hidden_epoch IS NULL AND r.deleted_epoch IS NULL)
+    AND NOT EXISTS (
+      SELECT 1 FROM refs f JOIN manifests m ON m.id = f.manifest_id
+      WHERE f.digest = n.digest AND f.kind <> 'subject' AND m.repo_id = ?1 AND m.deleted_epoch IS NULL
+      AND NOT EXISTS (SELECT 1 FROM below b WHERE b.id = m.id AND b.name = n.name)), s.size, 0)) AS own
+  FROM (SELECT name, digest, count(*) OVER (PARTITION BY digest) AS tags FROM needs) n JOIN blobs s ON s.digest = n.digest
+  GROUP BY n.name ORDER BY own DESC, n.name LIMIT 1000`
 
 const keepersOf = `
   SELECT r.name AS repository, 'link' AS kind, '' AS by,

@@ -452,6 +452,41 @@ test('metrics tell how much waits for collection and for how long, counting no m
   assert.equal(after('trash_entries'), 10_000)
 })
 
+test('du of a repository: a tag has for itself what no other repository, tag or untagged manifest needs', async () => {
+  const name = 'du/tags'
+  const layers = ['by mount elsewhere too', 'of two tags', 'of one without a tag too', 'of an image and its index only']
+  const [mounted, both, loose, own] = layers as [string, string, string, string]
+  const { digest, text } = await pushImage(registry, name, 'platform', { layers })
+  await pushImage(registry, name, 'other', { layers: [both] })
+  const untagged = JSON.stringify({
+    schemaVersion: 2,
+    config: emptyJson,
+    layers: [{ mediaType: 'application/octet-stream', digest: sha256(loose), size: loose.length }],
+  })
+  assert.equal((await putManifest(registry, name, sha256(untagged), untagged)).status, 201)
+  const mount = await registry.fetch('POST', `/v2/du/elsewhere/blobs/uploads/?mount=${sha256(mounted)}&from=${name}`)
+  assert.equal(mount.status, 201)
+  // The platform is below the index only: what it has is the index's own.
+  const index = indexOf([entry(digest, text)])
+  assert.equal((await putManifest(registry, name, 'v1', index, ociIndex)).status, 201)
+  await registry.fetch('DELETE', `/v2/${name}/manifests/platform`)
+  const asked = async () => {
+    const { usage } = (await admin(registry, 'GET', `/v1/usage?repository=${name}`)) as unknown as {
+      usage: { name: string; size: number; unique: number; shared: number }[]
+    }
+    return usage.map(({ name: tag, size, unique, shared }) => [tag, size, unique, shared])
+  }
+  const size = `{}${layers.join('')}`.length
+  assert.deepEqual(await asked(), [
+    ['v1', size, own.length, size - own.length],
+    ['other', `{}${both}`.length, 0, `{}${both}`.length],
+  ])
+  // What is deleted needs nothing any more.
+  await registry.fetch('DELETE', `/v2/${name}/manifests/${sha256(untagged)}`)
+  await admin(registry, 'DELETE', '/v1/repositories/du/elsewhere')
+  assert.deepEqual((await asked())[0], ['v1', size, `${mounted}${loose}${own}`.length, size - `${mounted}${loose}${own}`.length])
+})
+
 test('du counts each byte once, and why names what keeps a blob and who removed it', async () => {
   await pushImage(registry, 'du/one', 'v1', { layers: ['shared by two', 'only in one'] })
   await pushImage(registry, 'du/two', 'v1', { layers: ['shared by two'] })
