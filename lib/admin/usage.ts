@@ -1,6 +1,6 @@
 import type { Timestamp } from '@bufbuild/protobuf/wkt'
 import type { Sql } from '../metadata/sql.ts'
-import { storedBytes, usageByRepository } from '../metadata/usage.ts'
+import { storedBytes, turn, usageByRepository } from '../metadata/usage.ts'
 import { parseDigest } from '../oci/digest.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { repositoryOf, stamp } from './input.ts'
@@ -75,20 +75,49 @@ async function freedSince(
 ): Promise<{ freeSince?: Timestamp; freedBy?: string }> {
   if (keepers.some(({ state }) => state === '')) return {}
   const needed = keepers.filter(({ kind }) => kind === 'manifest').map(({ by }) => by)
-  const [row] = stored
-    ? await sql.all<{ at: number; by: string | null }>(
-        `SELECT j.at, coalesce(a.name, j.actor) AS by FROM journal j LEFT JOIN accounts a ON a.subject = j.actor
-         WHERE j.digest IN (SELECT value FROM json_each(?))
-         AND j.type IN ('manifest_deleted', 'manifest_collected', 'blob_deleted', 'blob_uploaded', 'blob_mounted') ORDER BY j.seq DESC LIMIT 1`,
-        [JSON.stringify([digest, ...needed])],
-      )
-    : // Blobs are journaled by the hundred: their digests stand in the entry's detail.
-      await sql.all<{ at: number; by: string | null }>(
-        `SELECT at, actor || ', run ' || (detail ->> 'gc_id') AS by FROM journal
-         WHERE (type = 'blobs_collected' AND instr(detail, ?) > 0) OR (type = 'manifest_collected' AND digest = ?) ORDER BY seq DESC LIMIT 1`,
-        [digest, digest],
-      )
+  // `+`: by the digest, never by what all of the journal has.
+  const row = stored
+    ? (
+        await sql.all<Freed>(
+          `SELECT j.seq, j.at, coalesce(a.name, j.actor) AS by FROM journal j LEFT JOIN accounts a ON a.subject = j.actor
+           WHERE j.digest IN (SELECT value FROM json_each(?)) AND j.type <> 'manifest_pulled'
+           AND +j.type IN ('manifest_deleted', 'manifest_collected', 'blob_deleted', 'blob_uploaded', 'blob_mounted')
+           ORDER BY +j.seq DESC LIMIT 1`,
+          [JSON.stringify([digest, ...needed])],
+        )
+      )[0]
+    : await collectedBy(sql, digest)
   return row ? { freeSince: stamp(row.at), freedBy: row.by ?? '' } : {}
+}
+
+interface Freed {
+  seq: number
+  at: number
+  by: string | null
+}
+
+/** Entries of collected blobs that one statement looks through: each holds hundreds of digests. */
+const looked = 200
+
+/** The run that collected a digest last. Blobs are journaled by the hundred: their digests stand in the entry's detail. */
+async function collectedBy(sql: Sql, digest: string): Promise<Freed | undefined> {
+  const run = `actor || ', run ' || (detail ->> 'gc_id') AS by`
+  const [manifest] = await sql.all<Freed>(
+    `SELECT seq, at, ${run} FROM journal WHERE digest = ? AND type <> 'manifest_pulled' AND +type = 'manifest_collected'
+     ORDER BY seq DESC LIMIT 1`,
+    [digest],
+  )
+  for (let before = Number.MAX_SAFE_INTEGER; ; await turn()) {
+    const page = await sql.all<Freed & { hit: number }>(
+      `SELECT seq, at, ${run}, instr(detail, ?) > 0 AS hit FROM journal
+       WHERE type = 'blobs_collected' AND seq < ? AND seq > ? ORDER BY seq DESC LIMIT ${looked}`,
+      [digest, before, manifest?.seq ?? 0],
+    )
+    const blob = page.find(({ hit }) => hit !== 0)
+    const last = page.at(-1)
+    if (blob || !last) return blob ?? manifest
+    before = last.seq
+  }
 }
 
 /**

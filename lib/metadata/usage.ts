@@ -53,4 +53,5 @@ export async function storedBytes(sql: Sql, atOnce = looked): Promise<number> {
   }
 }
 
-const turn = () => new Promise((resolve) => setTimeout(resolve, 0))
+/** Lets requests have their turn between two statements. */
+export const turn = () => new Promise((resolve) => setTimeout(resolve, 0))

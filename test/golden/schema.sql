@@ -6,6 +6,7 @@ CREATE INDEX decisions_repository ON decisions(repository, action, hour);
 CREATE INDEX gc_runs_asked ON gc_runs(asked_at);
 CREATE UNIQUE INDEX gc_runs_one ON gc_runs((1)) WHERE state <> 'done';
 CREATE INDEX journal_actor ON journal(actor, seq);
+CREATE INDEX journal_digest ON journal(digest) WHERE digest IS NOT NULL AND type <> 'manifest_pulled';
 CREATE UNIQUE INDEX journal_id ON journal(id);
 CREATE INDEX journal_repository ON journal(repository, seq) WHERE repository IS NOT NULL;
 CREATE INDEX journal_type ON journal(type, seq);
