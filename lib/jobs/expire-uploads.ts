@@ -14,7 +14,8 @@ const atOnce = 100
 
 /** Which uploads are idle now. */
 export const idleNow = ({ now, limits, retention }: Pick<JobContext, 'now' | 'limits' | 'retention'>): Idle => ({
-  before: now() - limits.uploadIdleMs,
+  now: now(),
+  idleMs: limits.uploadIdleMs,
   coldAfter: retention.coldAfter,
   limit: atOnce,
 })

@@ -5,7 +5,10 @@ import type { RepositoryId } from './repositories.ts'
 import type { Sql } from './sql.ts'
 
 /** A finisher that has not been heard of for this long lost its claim; the upload is open again. */
-export const finisherStaleMs = 60_000
+const finisherStaleMs = 60_000
+
+/** As far in the future counts as old too: whoever touched it had a clock that was set back since. Takes the time of now, in ms. */
+const stale = `abs(touched_at - ?) >= ${finisherStaleMs}`
 
 export interface Upload {
   inc: UploadId
@@ -45,10 +48,10 @@ export async function findUpload(
 ): Promise<Upload | undefined> {
   const rows = await sql.all<Upload>(
     `SELECT u.inc, u.repo_id AS repositoryId, u.size, u.segments, u.algorithm,
-       CASE WHEN u.state = 'finishing' AND u.touched_at > ? THEN 'finishing' ELSE 'open' END AS state
+       CASE WHEN u.state = 'finishing' AND NOT ${stale} THEN 'finishing' ELSE 'open' END AS state
      FROM uploads u JOIN repositories r ON r.id = u.repo_id
      WHERE u.inc = ? AND r.name = ? AND r.deleted_epoch IS NULL AND u.principal = ?`,
-    [now - finisherStaleMs, inc, repository, principal],
+    [now, inc, repository, principal],
   )
   return rows[0]
 }
@@ -71,8 +74,8 @@ export async function appendSegment(
   const moved = await sql.run(
     `UPDATE uploads SET size = size + ?, segments = segments + 1, state = 'open', owner = NULL,
        epoch = (SELECT epoch FROM instance), touched_at = ?
-     WHERE inc = ? AND repo_id = ? AND principal = ? AND size = ? AND segments = ? AND (state = 'open' OR touched_at <= ?)`,
-    [segment.size, now, upload.inc, upload.repositoryId, principal, upload.size, upload.segments, now - finisherStaleMs],
+     WHERE inc = ? AND repo_id = ? AND principal = ? AND size = ? AND segments = ? AND (state = 'open' OR ${stale})`,
+    [segment.size, now, upload.inc, upload.repositoryId, principal, upload.size, upload.segments, now],
   )
   if (moved === 0) return false
   await sql.run(`INSERT INTO upload_segments(inc, seq, part, size, sha256) VALUES (?, ?, ?, ?, ?)`, [
@@ -100,8 +103,8 @@ export async function touchUpload(sql: Sql, inc: UploadId, owner: string | null,
 export async function claimUpload(sql: Sql, upload: Upload, principal: string, owner: string, now: number): Promise<boolean> {
   const claimed = await sql.run(
     `UPDATE uploads SET state = 'finishing', owner = ?, touched_at = ?, epoch = (SELECT epoch FROM instance)
-     WHERE inc = ? AND repo_id = ? AND principal = ? AND size = ? AND segments = ? AND (state = 'open' OR touched_at <= ?)`,
-    [owner, now, upload.inc, upload.repositoryId, principal, upload.size, upload.segments, now - finisherStaleMs],
+     WHERE inc = ? AND repo_id = ? AND principal = ? AND size = ? AND segments = ? AND (state = 'open' OR ${stale})`,
+    [owner, now, upload.inc, upload.repositoryId, principal, upload.size, upload.segments, now],
   )
   return claimed > 0
 }
@@ -130,9 +133,13 @@ export async function discardUpload(sql: Sql, inc: string): Promise<boolean> {
   return true
 }
 
-/** What is idle: untouched since `before` (ms), and of a cold epoch. */
+/**
+ * What is idle: untouched for `idleMs`, and of a cold epoch. One that was touched that far in the future was so before the clock was set
+ * back: the epoch alone says how old it is.
+ */
 export interface Idle {
-  before: number
+  now: number
+  idleMs: number
   coldAfter: number
   limit: number
 }
@@ -140,13 +147,14 @@ export interface Idle {
 /** T9's look: idle uploads behind `after`, oldest first. */
 export async function idleUploads(
   sql: Sql,
-  { before, coldAfter, limit }: Idle,
+  { now, idleMs, coldAfter, limit }: Idle,
   after = { touchedAt: Number.MIN_SAFE_INTEGER, inc: '' },
 ): Promise<{ touchedAt: number; inc: string }[]> {
   return await sql.all<{ touchedAt: number; inc: UploadId }>(
-    `SELECT touched_at AS touchedAt, inc FROM uploads WHERE touched_at <= ? AND epoch <= (SELECT epoch FROM instance) - ?
-     AND (touched_at, inc) > (?, ?) ORDER BY touched_at, inc LIMIT ?`,
-    [before, coldAfter, after.touchedAt, after.inc, limit],
+    `SELECT touched_at AS touchedAt, inc FROM uploads
+     WHERE (touched_at <= ? OR touched_at >= ?) AND epoch <= (SELECT epoch FROM instance) - ? AND (touched_at, inc) > (?, ?)
+     ORDER BY touched_at, inc LIMIT ?`,
+    [now - idleMs, now + idleMs, coldAfter, after.touchedAt, after.inc, limit],
   )
 }
 

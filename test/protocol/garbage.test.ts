@@ -201,6 +201,23 @@ test('a clock that leaps ends no upload that is under way; one that is old by ep
   assert.equal(await get(location), 404)
 })
 
+test('a clock that was set back keeps no upload for ever, and no claim of a finisher that died', async () => {
+  const start = async () => (await registry.fetch('POST', '/v2/gc/back/blobs/uploads/')).headers.get('location') as string
+  const [left, claimed] = [await start(), await start()]
+  await registry.sql(`UPDATE uploads SET touched_at = ?`, [Date.now() + 3_650 * 86_400_000])
+  await collect()
+  assert.equal(await get(left), 204, 'its epoch is warm')
+  await registry.sql(`UPDATE uploads SET state = 'finishing', owner = 'dead'`)
+  assert.equal((await registry.fetch('PATCH', claimed, { body: 'goes on' })).status, 202)
+  await registry.sql(`UPDATE uploads SET state = 'finishing', owner = 'dead', touched_at = ?`, [Date.now() + 5_000])
+  assert.equal((await registry.fetch('PATCH', claimed, { body: 'another clock is a little ahead' })).status, 416)
+  await registry.sql(`UPDATE uploads SET touched_at = ?`, [Date.now() + 3_650 * 86_400_000])
+  await pass(2)
+  const { uploads_expired: expired } = await collect()
+  assert.ok(expired >= 2)
+  for (const location of [left, claimed]) assert.equal(await get(location), 404)
+})
+
 test('while a pin holds no file goes; two epochs later it is over', async () => {
   const digest = await pushBlob(registry, 'gc/pinned', 'copied by a backup')
   await pass(3)
