@@ -1,5 +1,6 @@
 // Every actor paused before every call it makes of the database and the files, every other one run to its end meanwhile, then the first one
 // goes on: over the real code, a real database, real files. `--every N`: only each Nth case, from `--from`.
+import { cpSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { type ActName, acts, type Corner, cornerOf, type SeedName, seeds } from './actors.ts'
 import { brokenInvariants, brokenPromises, leftovers } from './checks.ts'
@@ -43,8 +44,15 @@ const paused: [act: ActName, seed: SeedName][] = [
 ]
 /** An intruder that claims an upload sees a claim of the paused one as stale. */
 const clockAheadMs = 120_000
+/** Cases that failed whose database and files are copied as they were then: the next case works on. */
+const keptMost = 5
 
 const world = await openWorld()
+process.once('uncaughtException', (error) => {
+  console.error(error)
+  console.error(`interleave: the test itself ended; kept in ${world.root}`)
+  process.exit(1)
+})
 let serial = 0
 const corner = async (seed: SeedName): Promise<Corner> => {
   const made = cornerOf(`case-${serial++}`)
@@ -88,13 +96,22 @@ for (const [index, { act, seed, at, call, intruder }] of cases.entries()) {
   await acts[intruder](world, gated(world.ctx, createGate(), clockAheadMs), own).catch(trouble('intruder'))
   gate.release()
   await victim
-  wrong.push(...(await brokenInvariants(world)), ...(await brokenPromises(world, own)), ...(await leftovers(world, own)))
+  wrong.push(...(await brokenInvariants(world)), ...(await brokenPromises(world, own)))
+  const kept = `${world.root}.failed-${index}`
+  const keep = () => cpSync(world.root, kept, { recursive: true })
+  const early = wrong.length > 0 && failed < keptMost
+  // What is left at the end is deleted on the way there.
+  if (early) keep()
+  wrong.push(...(await leftovers(world, own)))
   if (wrong.length === 0) continue
+  if (!early && failed < keptMost) keep()
   failed++
-  console.log(`FAILED: ${name}`)
+  console.log(`FAILED: ${name}${failed <= keptMost ? `; as it was then in ${kept}` : ''}`)
   for (const line of new Set(wrong)) console.log(`    ${line}`)
 }
-await world.close()
+await world.close(failed > 0)
 const took = `${Math.round((Date.now() - started) / 1000)} s`
-console.log(`interleave: ${ran} of ${cases.length} cases in ${took}: ${failed === 0 ? 'all hold' : `${failed} FAILED`}`)
+console.log(
+  `interleave: ${ran} of ${cases.length} cases in ${took}: ${failed === 0 ? 'all hold' : `${failed} FAILED; kept in ${world.root}`}`,
+)
 process.exitCode = failed === 0 ? 0 : 1

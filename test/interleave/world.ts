@@ -34,7 +34,8 @@ export interface World {
   /** Every file with blob bytes, by path below the root. */
   files(): string[]
   read(path: string): Buffer
-  close(): Promise<void>
+  /** Ends it; its folder goes, unless it is to be looked at. */
+  close(keep: boolean): Promise<void>
 }
 
 export async function openWorld(): Promise<World> {
@@ -100,9 +101,9 @@ export async function openWorld(): Promise<World> {
           .map((entry) => join(entry.parentPath, entry.name).slice(root.length + 1)),
       ),
     read: (path) => readFileSync(join(root, path)),
-    async close() {
+    async close(keep) {
       await app.close()
-      rmSync(root, { recursive: true, force: true })
+      if (!keep) rmSync(root, { recursive: true, force: true })
     },
   }
 }

@@ -1,13 +1,9 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { listeningPort, password, spawnRegistry } from '../support/process.ts'
 
 /** Several whole registries over one directory, each to be killed, started again, or stopped for a while. */
 export interface Cluster {
-  root: string
   url(member: number): string
   /** kill -9, and a new process on the same port */
   kill(member: number): Promise<void>
@@ -16,8 +12,7 @@ export interface Cluster {
   stop(): Promise<void>
 }
 
-export async function startCluster(size: number): Promise<Cluster> {
-  const root = mkdtempSync(join(tmpdir(), 'mcr-cluster-'))
+export async function startCluster(size: number, root: string): Promise<Cluster> {
   const members: { child: ChildProcess; port: number }[] = []
   const start = async (port: number) => {
     const child = spawnRegistry([], {
@@ -36,7 +31,6 @@ export async function startCluster(size: number): Promise<Cluster> {
     await once(child, 'exit')
   }
   return {
-    root,
     url: (member) => `http://127.0.0.1:${at(member).port}`,
     async kill(member) {
       const { child, port } = at(member)
@@ -51,7 +45,6 @@ export async function startCluster(size: number): Promise<Cluster> {
     },
     async stop() {
       await Promise.all(members.map(({ child }) => end(child, 'SIGTERM')))
-      rmSync(root, { recursive: true, force: true })
     },
   }
 }

@@ -1,5 +1,5 @@
 // Tags as linearizable registers, over several processes that are killed and stopped: `--seed S --ops N --clients C --processes P`.
-import { mkdtempSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -41,7 +41,11 @@ const load: Load = {
   random: random(seed),
 }
 console.log(`linearize: seed ${seed}, ${load.operations} operations, ${load.clients} clients, ${load.members} processes`)
-const cluster = await startCluster(load.members)
+const folder = mkdtempSync(join(tmpdir(), 'mcr-linearize-'))
+process.once('exit', (code) => {
+  if (code !== 0) console.log(`linearize: kept in ${folder}`)
+})
+const cluster = await startCluster(load.members, join(folder, 'data'))
 const counts = { kills: 0, pauses: 0 }
 const nemesis = random(seed + 1)
 const everyMs = Number(values.disturb)
@@ -86,8 +90,10 @@ try {
 }
 for (const line of wrong.slice(0, 20)) console.log(`    ${line}`)
 if (wrong.length > 0) {
-  const file = join(mkdtempSync(join(tmpdir(), 'mcr-history-')), `seed-${seed}.jsonl`)
-  writeFileSync(file, operations.map((operation) => `${JSON.stringify(operation)}\n`).join(''))
-  console.log(`linearize: ${wrong.length} anomalies; the history is in ${file}`)
-} else console.log('linearize: every tag is a linearizable register, and what was acknowledged is there')
+  writeFileSync(join(folder, 'history.jsonl'), operations.map((operation) => `${JSON.stringify(operation)}\n`).join(''))
+  console.log(`linearize: ${wrong.length} anomalies; the data and history.jsonl are kept`)
+} else {
+  rmSync(folder, { recursive: true, force: true })
+  console.log('linearize: every tag is a linearizable register, and what was acknowledged is there')
+}
 process.exitCode = wrong.length > 0 ? 1 : 0

@@ -1,7 +1,7 @@
 // Deliberate defects, one at a time in a copy of the tree: each must be caught by a layer. `--slice`: the quick ones; `--only` a text;
 // `--every N --from K` for several at a time.
 import { spawnSync } from 'node:child_process'
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -44,7 +44,16 @@ if (rotten.length > 0) {
 }
 
 const copy = mkdtempSync(join(tmpdir(), 'mcr-mutants-'))
-process.once('exit', () => rmSync(copy, { recursive: true, force: true }))
+process.once('exit', (code) => {
+  if (code === 0) rmSync(copy, { recursive: true, force: true })
+  else console.log(`mutants: kept in ${copy}; below kept/ what the layers said and left of each that was not caught`)
+})
+/** Where the layers work over one mutant, and say what they find. */
+function workplace(name: string): string {
+  const folder = join(copy, 'kept', name.replaceAll(/\W+/g, '-'))
+  mkdirSync(folder, { recursive: true })
+  return folder
+}
 for (const name of [
   'handlers',
   'lib',
@@ -61,15 +70,16 @@ for (const name of [
 symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'))
 
 /** Shape: whether the layer failed, and its words for it. One that does not end has not. */
-function run({ args }: Layer): { failed: boolean; why: string } {
+function run({ args }: Layer, folder: string): { failed: boolean; why: string } {
   const { status, signal, stdout, stderr } = spawnSync(process.execPath, args, {
     cwd: copy,
     encoding: 'utf8',
     timeout: patienceMs,
     killSignal: 'SIGKILL',
     maxBuffer: 64 * 1024 * 1024,
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
+    env: { ...process.env, TMPDIR: folder, MCR_TEST_DIR: undefined, NODE_TEST_CONTEXT: undefined },
   })
+  appendFileSync(join(folder, 'layers.log'), `${args.join(' ')}: ${status ?? signal}\n${stdout}\n${stderr}\n`)
   const lines = `${stdout}\n${stderr}`.split('\n').map((line) => line.trim())
   const why =
     lines.find((line) => /^(✖|FAILED|not ok|.*is not linearizable)/.test(line)) ?? lines.find((line) => line !== '') ?? ''
@@ -107,20 +117,23 @@ if (values.baseline) {
   const layers = new Map(wanted.flatMap((mutant) => mutant.layers).map((layer) => [layer.args.join(' '), layer]))
   for (const layer of layers.values()) {
     const began = Date.now()
-    const { failed, why } = run(layer)
+    const folder = workplace(`unchanged ${layer.args.join(' ')}`.slice(0, 100))
+    const { failed, why } = run(layer, folder)
     if (failed) missed++
+    else rmSync(folder, { recursive: true, force: true })
     console.log(`unchanged: ${layer.name} ${layer.args.at(-1)}: ${failed ? `RED: ${why}` : 'green'} (${seconds(began)})`)
   }
 }
 const started = Date.now()
 for (const mutant of wanted) {
   const undo = apply(mutant)
+  const folder = workplace(mutant.name)
   const tried: string[] = []
   let caught = ''
   for (const layer of mutant.layers) {
     if (layer.needsBuild) build()
     const began = Date.now()
-    const { failed, why } = run(layer)
+    const { failed, why } = run(layer, folder)
     if (!failed) {
       tried.push(why.startsWith('did not end') ? `${layer.name} (${why})` : layer.name)
       continue
@@ -129,7 +142,9 @@ for (const mutant of wanted) {
     break
   }
   undo()
-  if (!caught) missed++
+  // Whatever caught it kept the state of its failure, which is of no use.
+  if (caught) rmSync(folder, { recursive: true, force: true })
+  else missed++
   console.log(`${mutant.name}: ${caught || `NOT CAUGHT by ${tried.join(', ')}`}`)
 }
 console.log(
