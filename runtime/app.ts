@@ -154,7 +154,9 @@ export async function createApp(
   })
 
   const challenge: Base['challenge'] = (exchange, scope, problem) => formatChallenge(instance, exchange, scope, problem)
-  const count = metrics.count
+  // A bound that a request meets is told as one that a connection meets.
+  const count: Base['count'] = (metric, labels = {}, by) =>
+    metric === 'limits_reached_total' ? alarm(String(labels.limit)) : metrics.count(metric, labels, by)
   const { note, tally, touch, flush } = createGather({ now, newId, count, metadata: database }, config.audit)
   const gathered = setInterval(() => {
     flush().catch((error) => logger.log({ level: 'warn', event: 'journal_late', error: String(error) }))

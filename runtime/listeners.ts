@@ -4,6 +4,7 @@ import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:ht
 import type { AddressInfo, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { isLoopback, parseListen, plainAddress } from './addresses.ts'
+import type { Alarm } from './alarms.ts'
 import type { Connections } from './drain.ts'
 import type { ServerOptions } from './server.ts'
 import { refuseTaken } from './sockets.ts'
@@ -162,20 +163,34 @@ export function countSockets(
   })
 }
 
+/** What nghttp2 ends a session for: frames against the rules or too many resets, frames beyond its bounds, headers that go on and on. */
+const floodErrors = new Set([-505, -904, -905])
+
 /** HTTP/2 sessions end after the same idle time as connections do. */
-export function limitSessions(server: AnyServer, sessions: Set<ServerHttp2Session>): void {
+export function limitSessions(server: AnyServer, sessions: Set<ServerHttp2Session>, onLimit: Alarm): void {
   server.on('session', (session: ServerHttp2Session) => {
+    const address = plainAddress(session.socket?.remoteAddress)
     sessions.add(session)
     session.setTimeout(keepAliveMs, () => session.close())
-    session.on('error', () => session.destroy())
+    session.on('error', (error: NodeJS.ErrnoException) => {
+      if (floodErrors.has(error.errno ?? 0)) onLimit('http2', { address, error: error.message })
+      session.destroy()
+    })
     session.once('close', () => sessions.delete(session))
   })
   server.on('sessionError', () => undefined)
   server.on('tlsClientError', () => undefined)
 }
 
+const headerLimits: Readonly<Record<string, string>> = {
+  HPE_HEADER_OVERFLOW: 'header_size',
+  ERR_HTTP_REQUEST_TIMEOUT: 'header_time',
+}
+
 /** What Node's parser refused, in the protocol's form. */
-export function onClientError(error: Error & { code?: string }, socket: Socket): void {
+export function onClientError(error: Error & { code?: string }, socket: Socket, onLimit: Alarm): void {
+  const limit = headerLimits[error.code ?? '']
+  if (limit) onLimit(limit, { address: plainAddress(socket.remoteAddress) })
   if (!socket.writable || error.code === 'ECONNRESET') {
     socket.destroy()
     return

@@ -93,9 +93,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     server.on('request', listener as never)
     server.on('checkContinue', listener as never)
     server.on('checkExpectation', listener as never)
-    server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket))
+    server.on('clientError', (error: Error & { code?: string }, socket: Socket) => onClientError(error, socket, options.onLimit))
     countSockets(server, options, connections)
-    limitSessions(server, connections.sessions)
+    limitSessions(server, connections.sessions, options.onLimit)
     if (typeof listen === 'string') {
       const { port, leave } = await listenOn(server, listen)
       leaving.push(leave)

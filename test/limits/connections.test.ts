@@ -141,6 +141,16 @@ test('slow headers, slow bodies and clients that do not read: others are served,
   const told = await headers.closed
   t.diagnostic(`${count} clients with slow headers were given up within ${Math.round((Date.now() - began) / 1000)} s`)
   for (const text of told) assert.match(text, /^HTTP\/1\.1 408/)
+  const [large] = await drip(port, 1, `GET ${path} HTTP/1.1\r\nHost: localhost\r\nX-Large: ${'a'.repeat(70_000)}`, 'a').closed
+  assert.match(large as string, /^HTTP\/1\.1 431/)
+  const metrics = await (await fetch(`${registry.url}/metrics`, { headers: { authorization } })).text()
+  for (const [limit, times] of [
+    ['header_time', count],
+    ['header_size', 1],
+  ]) {
+    assert.match(metrics, new RegExp(`mcr_limits_reached_total\\{limit="${limit}"\\} ${times}\\n`))
+    assert.equal(log.filter((line) => line.includes('"event":"limit_reached"') && line.includes(`"limit":"${limit}"`)).length, 1)
+  }
   assert.equal(await pull(port), '200')
   if (long) {
     const answers = await bodies.closed
@@ -190,7 +200,7 @@ test('floods of HTTP/2 frames end their own connection, cost little memory, and 
   const scratch = mkdtempSync(join(tmpdir(), 'mcr-flood-'))
   t.after(() => rmSync(scratch, { recursive: true, force: true }))
   const tls = makeCertificate(scratch)
-  const { port, pid } = await startWith(t, { tls })
+  const { port, pid, log } = await startWith(t, { tls })
   const ca = readFileSync(tls.cert)
   const ping = async () =>
     await new Promise<number>((resolve, reject) => {
@@ -234,5 +244,9 @@ test('floods of HTTP/2 frames end their own connection, cost little memory, and 
     t.diagnostic(`${name}: ${sent} frames over ${connections} connections, ${Math.round(residentMb(pid) - before)} MB more`)
     assert.ok(sent >= Math.min(most, 2_000), name)
   }
+  assert.ok(
+    log.some((line) => line.includes('"event":"limit_reached"') && line.includes('"limit":"http2"')),
+    'what ended a connection is told',
+  )
   assert.ok(residentMb(pid) - before < 50, `${residentMb(pid) - before} MB more`)
 })

@@ -10,15 +10,16 @@ import { password, type RegistryProcess, startRegistry } from '../support/proces
 const long = process.env.MCR_TEST_LONG !== undefined
 const authorization = `Basic ${btoa(`admin:${password}`)}`
 const settings = { MCR_LIMITS_UPLOADS_PER_PRINCIPAL: '100000' }
-const quiet = () => undefined
+const log: string[] = []
+const heard = (line: string) => void log.push(line)
 
 /** Processes that know nothing of each other but the data directory; one of them lives in a time namespace ten days ahead. */
-const first = await startRegistry({ env: settings, onLog: quiet })
+const first = await startRegistry({ env: settings, onLog: heard })
 const data = { MCR_STORAGE_ROOT: first.dir, ...settings }
 const ahead = ['unshare', '-T', '--fork', '--kill-child', '--monotonic', '864000', '--boottime', '864000']
 const others = await Promise.all([
-  startRegistry({ env: data, onLog: quiet }),
-  startRegistry({ env: data, onLog: quiet, through: process.getuid?.() === 0 ? ahead : [] }),
+  startRegistry({ env: data, onLog: heard }),
+  startRegistry({ env: data, onLog: heard, through: process.getuid?.() === 0 ? ahead : [] }),
 ])
 const processes = [first, ...others] as [RegistryProcess, RegistryProcess, RegistryProcess]
 after(async () => {
@@ -115,6 +116,7 @@ test('a lock that somebody keeps for longer than ten seconds is 503 with Retry-A
     assert.equal(JSON.parse(text).errors[0].code, 'UNAVAILABLE')
     assert.equal(headers.get('retry-after'), '1')
   }
+  assert.ok(log.some((line) => line.includes('"event":"limit_reached"') && line.includes('"limit":"database_lock"')))
   holder.exec('ROLLBACK')
   holder.close()
   assert.equal((await pushBlob('held/app', 'afterwards')).status, 201)
