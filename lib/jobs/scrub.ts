@@ -14,6 +14,10 @@ const aim = 0.9
 /** Of the time that reading takes, how much is left to others: as much again when nothing goes on, most of it while requests run. */
 const idleRest = 1
 const busyRest = 19
+/** A disk that is slow for once keeps the scrub no longer than this; the rate may. */
+const shareMostMs = 5_000
+/** A rest sees that its run shall end this soon. */
+const napMs = 1_000
 /** Damaged copies that were set aside are kept this long. */
 const setAsideMs = 90 * 24 * 3_600_000
 
@@ -137,7 +141,7 @@ export function restAfter(
   tookMs: number,
   { bytesPerSecond, busy }: { bytesPerSecond: number; busy: boolean },
 ): number {
-  return Math.max((bytes / bytesPerSecond) * 1000 - tookMs, tookMs * (busy ? busyRest : idleRest))
+  return Math.max((bytes / bytesPerSecond) * 1000 - tookMs, Math.min(tookMs * (busy ? busyRest : idleRest), shareMostMs))
 }
 
 function paceOf(options: { bytesPerSecond: number; busy: () => boolean }, signal: AbortSignal) {
@@ -146,7 +150,10 @@ function paceOf(options: { bytesPerSecond: number; busy: () => boolean }, signal
     signal.throwIfAborted()
     const took = performance.now() - last
     const rest = restAfter(bytes, took, { bytesPerSecond: options.bytesPerSecond, busy: options.busy() })
-    await new Promise((resolve) => setTimeout(resolve, Math.min(rest, 5_000)))
+    for (let left = rest; left > 0; left -= napMs) {
+      await new Promise((resolve) => setTimeout(resolve, Math.min(left, napMs)))
+      signal.throwIfAborted()
+    }
     last = performance.now()
   }
 }

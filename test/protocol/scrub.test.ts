@@ -20,7 +20,7 @@ for (let at = 0; at < 12; at++) digests.push(await pushBlob(registry, 'scrub/app
 
 const day = 24 * 3_600_000
 /** The job of one process: its own clock (which the test moves), real rows, real files. */
-function processOf(clock: { now: number }, busy = () => false) {
+function processOf(clock: { now: number }, busy = () => false, bytesPerSecond = 1 << 30) {
   const logged: { event: string; digest?: string }[] = []
   const counted: Record<string, number> = {}
   const base: Pick<Base, 'now' | 'newId' | 'log' | 'count'> = {
@@ -34,7 +34,7 @@ function processOf(clock: { now: number }, busy = () => false) {
   const ctx = { ...base, metadata: registry.database, blobs } as unknown as Base &
     Pick<Ports, 'metadata' | 'blobs' | 'limits'> &
     never
-  const job = scrub({ cycleMs: 30 * day, bytesPerSecond: 1 << 30, busy })
+  const job = scrub({ cycleMs: 30 * day, bytesPerSecond, busy })
   const run = async (signal = new AbortController().signal) => ((await job.due?.(ctx)) ? await job.run(ctx, signal) : undefined)
   return { run, logged, counted }
 }
@@ -109,4 +109,16 @@ test('requests go first, and the disk is never read faster than the rate', () =>
   assert.equal(rest(Number.POSITIVE_INFINITY, true) / rest(Number.POSITIVE_INFINITY, false), 19)
   assert.equal(rest(1000, false), 998)
   assert.equal(rest(1000, true), 998)
+})
+
+test('a low rate is kept, however long its rests are, and a run that is stopped does not wait for them', async () => {
+  await registry.sql(`UPDATE scrub SET position = '', blobs = 0, bytes = 0, started_at = ?`, [Date.now() - 29 * day])
+  const stop = new AbortController()
+  const stopMs = 6_500
+  setTimeout(() => stop.abort(), stopMs)
+  const began = performance.now()
+  // 64 KiB a file: eight seconds each.
+  const report = await processOf({ now: Date.now() }, undefined, 8 * 1024).run(stop.signal)
+  const took = performance.now() - began
+  assert.deepEqual([report?.blobs, took >= stopMs - 50 && took < stopMs + 1_400], [0, true], `${took} ms`)
 })
