@@ -8,6 +8,7 @@ import type { Endpoint } from '../lib/http/endpoint.ts'
 import { type Handler, mount } from '../lib/http/mount.ts'
 import { retentionOf, shortGraceMs } from '../lib/jobs/retention.ts'
 import { createGather } from '../lib/journal/gather.ts'
+import { countDamaged } from '../lib/metadata/integrity.ts'
 import { createDecide } from '../lib/policy/decide.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import { type Alarm, createAlarm } from './alarms.ts'
@@ -68,6 +69,8 @@ export interface App {
 /** The log is copied into the database when it is this large, or this old with anything in it. */
 const walLimitBytes = 8 * 1024 * 1024
 const checkpointEveryMs = 10_000
+/** Damaged blobs that a scrape counts. */
+const damagedMost = 10_000
 /** The job asks about tokens in use every half minute; its leases and the clock get as much again. */
 const vouchedMs = 90_000
 /** How long a denial, login or pull may wait for the journal: what a kill may lose of them (J2). */
@@ -127,6 +130,11 @@ export async function createApp(
       ...spaceGauges(space),
       ...clock.gauges,
       ...garbageGauges(database.read, retention.epochMs),
+      blobs_damaged: {
+        help: `Blobs that are marked as damaged now, whoever marked them; counted up to ${damagedMost}.`,
+        joined: 'max',
+        value: async () => await countDamaged(database.read, damagedMost),
+      },
       connections_limit: { help: 'Most connections at a time.', joined: 'sum', value: () => descriptors.connections },
       open_files_limit: { help: 'Most files of blobs that are open at a time.', joined: 'sum', value: () => descriptors.files },
     },

@@ -6,6 +6,7 @@ import type { Caller } from '../lib/auth/principal.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
 import type { Exchange } from '../lib/context.ts'
 import { retentionOf } from '../lib/jobs/retention.ts'
+import type { LogEvent } from '../lib/observe/log.ts'
 import { builtInRules } from '../lib/policy/rule.ts'
 import type { Assets } from './app.ts'
 import { readAuthKey } from './auth-key.ts'
@@ -37,7 +38,11 @@ export interface LocalRegistry {
  */
 export async function openLocal(config: Config, assets: Pick<Assets, 'version' | 'migrations'>): Promise<LocalRegistry> {
   if (config.database.url === undefined) becomeOwner(config.database.path)
-  const space = createSpace({ ...spaceOptions(config), log: () => undefined })
+  // Standard output is the command's answer.
+  const log = ({ level, ...fields }: LogEvent) => {
+    if (level === 'warn' || level === 'error') console.error(JSON.stringify({ level, time: new Date().toISOString(), ...fields }))
+  }
+  const space = createSpace({ ...spaceOptions(config), log })
   const metadata = await openDatabase(config, {
     onFatal: (error) => {
       console.error(`mcr: ${error.message}`)
@@ -66,7 +71,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
   const base = {
     now,
     newId,
-    log: nothing,
+    log,
     note: nothing,
     tally: nothing,
     touch: nothing,
@@ -83,6 +88,7 @@ export async function openLocal(config: Config, assets: Pick<Assets, 'version' |
           ...config.storage,
           minBytesPerSecond: config.server.minBodyRate,
           rateWindowMs: 60_000,
+          admit: space.admit,
           newId,
           expectExisting: (await metadata.read.all('SELECT 1 AS one FROM blobs LIMIT 1')).length > 0,
         })

@@ -144,6 +144,12 @@ export async function damagedBlobs(sql: Sql, after: string): Promise<BlobRow[]> 
   )
 }
 
+/** How many blobs are marked as damaged, counted up to `most`. */
+export async function countDamaged(sql: Sql, most: number): Promise<number> {
+  const [row] = await sql.all<{ n: number }>(`SELECT count(*) AS n FROM (SELECT 1 FROM blobs WHERE state = 1 LIMIT ?)`, [most])
+  return row?.n ?? 0
+}
+
 /** Repositories that show a digest to their readers; at most 64, by name. */
 export async function visibleRepositories(sql: Sql, digest: Digest): Promise<{ id: number; name: string }[]> {
   return await sql.all(

@@ -1,4 +1,5 @@
 CREATE UNIQUE INDEX accounts_own_name ON accounts(name) WHERE source IN ('local', 'robot');
+CREATE INDEX blobs_damaged ON blobs(digest) WHERE state = 1;
 CREATE INDEX credentials_account ON credentials(account_id);
 CREATE UNIQUE INDEX credentials_password ON credentials(account_id) WHERE kind = 'password';
 CREATE UNIQUE INDEX credentials_secret ON credentials(secret) WHERE kind <> 'password';

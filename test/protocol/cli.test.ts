@@ -41,7 +41,7 @@ interface Ran {
   out: string
   err: string
 }
-function mcr(face: string, args: string[], input = ''): Ran {
+function mcr(face: string, args: string[], input = '', env: Record<string, string> = {}): Ran {
   const { status, stdout, stderr } = spawnSync(command, [...words, ...(faces[face] as string[]), ...args], {
     encoding: 'utf8',
     input,
@@ -52,6 +52,7 @@ function mcr(face: string, args: string[], input = ''): Ran {
       XDG_CONFIG_HOME: join(home, face),
       MCR_STORAGE_ROOT: registry.dir,
       MCR_STORAGE_FREE_FLOOR: '0',
+      ...env,
     },
   })
   return { status, out: stdout, err: stderr }
@@ -380,14 +381,54 @@ test('verify ends with a code of its own where something is damaged, and names i
   const path = join(folder, readdirSync(folder).find((name) => name.startsWith(digest.slice(7))) as string)
   chmodSync(path, 0o600)
   writeFileSync(path, content.toUpperCase())
+  const marked = async () => {
+    const text = await (await fetch(`${registry.url}/metrics`, { headers: { authorization } })).text()
+    return /^mcr_blobs_damaged (\d+)$/m.exec(text)?.[1]
+  }
   assert.equal(mcr('local', ['verify']).status, 0, 'its size is right')
+  assert.equal(await marked(), '0')
+  // Marked by a process that serves nothing: its alarm is a line there, and a number of every one that serves.
+  const { err } = mcr('local', ['verify', '--deep'])
+  const alarm = JSON.parse(err.split('\n').find((line) => line.includes('blob_damaged')) as string) as Record<string, string>
+  assert.deepEqual([alarm.level, alarm.event, alarm.digest], ['error', 'blob_damaged', digest])
+  assert.equal(await marked(), '1')
+  await registry.restart()
+  assert.equal(await marked(), '1', 'also after a restart')
   for (const face of ['local', 'rest', 'grpc']) {
     const { status, out } = mcr(face, ['verify', '--deep'])
     assert.equal(status, 7, out)
     assert.match(out, new RegExp(`damage: blob_bytes ${digest} in cli/damaged\n.*do not hash.*\n.*push the digest again`))
   }
   assert.equal((await push()).status, 201)
+  assert.equal(await marked(), '0')
   assert.equal(mcr('local', ['verify', '--deep']).status, 0)
+})
+
+test('repair on the host of the registry leaves the floor of free space to others', async () => {
+  const content = 'to be repaired'
+  const digest = `sha256:${createHash('sha256').update(content).digest('hex')}`
+  const other = await startRegistry()
+  try {
+    for (const { url } of [registry, other]) {
+      const path = `${url}/v2/cli/repaired/blobs/uploads/?digest=${digest}`
+      assert.equal((await fetch(path, { method: 'POST', headers: { authorization }, body: content })).status, 201)
+    }
+    const folder = join(registry.dir, 'blobs/sha256', digest.slice(7, 9))
+    const path = join(folder, readdirSync(folder).find((name) => name.startsWith(digest.slice(7))) as string)
+    chmodSync(path, 0o600)
+    writeFileSync(path, content.toUpperCase())
+    assert.equal(mcr('local', ['verify', '--deep']).status, 7)
+    const repair = (floor: string) =>
+      mcr('local', ['repair', '--from', other.url, '-u', 'admin', '--password-stdin'], password, {
+        MCR_STORAGE_FREE_FLOOR: floor,
+      })
+    const refused = repair('1000000GiB')
+    assert.deepEqual([refused.status, /fewer than \d+ bytes would stay free/.test(refused.out)], [7, true], refused.out)
+    const healed = repair('0')
+    assert.deepEqual([healed.status, /^1 healed, 0 still damaged/m.test(healed.out)], [0, true], healed.out)
+  } finally {
+    await other.remove()
+  }
 })
 
 test('exit codes say what kind of failure it was', () => {
