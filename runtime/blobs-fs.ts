@@ -46,8 +46,12 @@ const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants
 const { errno: systemErrors } = system
 const openFile = promisify(openFd)
 const listed = 1000
-/** Files that are removed at once. The pool has four threads: one is left to what requests wait for. */
-const removers = 3
+/**
+ * Files that are removed at once, and from which size one at a time: blocks are freed while a thread of the pool waits, and requests need
+ * the others.
+ */
+const removers = 8
+const largeBytes = 64 * 1024 * 1024
 
 /**
  * Blobs as files. Order of durability: write, sync the file, rename, sync the directory; only then may a row name it.
@@ -133,13 +137,19 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
     }
     for await (const name of namesIn(uploadsPath)) paths.get(name.slice(0, name.indexOf('.')))?.push(joinPath(uploadsPath, name))
     const queue = paths.entries()
+    let large: Promise<void> = Promise.resolve()
     const takeNext = async () => {
       for (const [incarnation, files] of queue)
         try {
           for (const path of files) {
             const info = await lstat(path).catch(ignoring('ENOENT'))
             if (!info) continue
-            await act(path)
+            if (info.size < largeBytes) await act(path)
+            else {
+              // Where the one before failed, it was told.
+              large = large.catch(() => undefined).then(() => act(path))
+              await large
+            }
             removed.files++
             removed[info.nlink > 1 ? 'shared' : 'bytes'] += info.size
           }
