@@ -1,6 +1,7 @@
 // The units under a real systemd: they verify, are closed enough, serve from systemd's sockets, and are replaced without a request lost.
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -8,12 +9,15 @@ import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startLoad } from '../support/load.ts'
 import { type Machine, startMachine } from '../support/machine.ts'
+import { sha256 } from '../support/oci.ts'
 
 const units = readdirSync('deploy/systemd').sort()
 const read = (unit: string) => readFileSync(join('deploy/systemd', unit), 'utf8')
 const machine: Machine = await startMachine()
 after(() => machine.stop())
 const password = 'correct-horse-battery'
+const settings = (server: string) =>
+  `[storage]\nroot = "/var/lib/mcr"\nfree_floor = "0B"\n[auth]\nbootstrap_password = "${password}"\n[server]\n${server}`
 
 test('every unit verifies, and every service is at 2.0 or better', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'mcr-units-'))
@@ -33,8 +37,6 @@ test('every unit verifies, and every service is at 2.0 or better', async () => {
 
 test('the socket is there before the registry; a restart and a reload lose no request', async () => {
   const { run, write } = machine
-  const settings = (workers: string) =>
-    `[storage]\nroot = "/var/lib/mcr"\nfree_floor = "0B"\n[auth]\nbootstrap_password = "${password}"\n[server]\n${workers}`
   write('/etc/mcr/mcr.toml', settings(''))
   await run('systemctl', 'enable', '--now', 'mcr.socket')
   assert.match(await run('systemctl', 'show', '-p', 'ActiveState', 'mcr.service'), /inactive/)
@@ -71,6 +73,54 @@ test('the socket is there before the registry; a restart and a reload lose no re
   assert.deepEqual(failures, [])
   assert.ok(answered > 80)
   assert.match(await run('systemctl', 'show', '-p', 'NRestarts', 'mcr.service'), /=0$/m)
+})
+
+test('a proxy in the registry’s group sends blobs after a restart of the unit, and reads nothing else', async () => {
+  const { run, write } = machine
+  const proxied = `trusted_proxies = ["127.0.0.1"]\naccel = "nginx"\n`
+  write('/etc/mcr/mcr.toml', settings(proxied))
+  await run('usermod', '-aG', 'mcr', 'www-data')
+  await run('systemctl', 'restart', 'mcr.service')
+  const blob = join(machine.path('/tmp'), 'blob')
+  const content = randomBytes(1_000_003)
+  writeFileSync(blob, content)
+  const digest = sha256(content)
+  const curl = (...args: string[]) => run('curl', '-sS', '--fail', '-u', `admin:${password}`, ...args)
+  const posted = `http://127.0.0.1:5000/v2/team/app/blobs/uploads/?digest=${digest}`
+  await curl('--data-binary', '@/tmp/blob', '-H', 'content-type: application/octet-stream', posted)
+  await run('systemctl', 'start', 'mcr-snapshot.service')
+  const site = ['--upstream', 'all=127.0.0.1:5000', '--site', 'http://localhost:8080', '--bind', '127.0.0.1', '--accel']
+  const config = await run('mcr', '--config', '/etc/mcr/mcr.toml', 'routes', '--nginx', ...site)
+  await run('sh', '-c', 'rm -f /etc/nginx/sites-enabled/* /etc/nginx/conf.d/*')
+  write('/etc/nginx/conf.d/mcr.conf', config)
+  await run('systemctl', 'start', 'nginx')
+  await run('systemctl', 'restart', 'mcr.service')
+  await curl('-o', '/tmp/back', `http://localhost:8080/v2/team/app/blobs/${digest}`)
+  await run('cmp', '/tmp/blob', '/tmp/back')
+  // What the proxy's user can open, of all that is there.
+  const paths = (await run('find', '/var/lib/mcr', '/var/lib/mcr-snapshots', '-type', 'f')).trim().split('\n')
+  for (const path of ['mcr.db', 'auth.key']) assert.ok(paths.includes(`/var/lib/mcr/${path}`), path)
+  assert.ok(paths.some((path) => path.startsWith('/var/lib/mcr-snapshots/blobs/')))
+  const open = await run(
+    'runuser',
+    '-u',
+    'www-data',
+    '--',
+    'sh',
+    '-c',
+    'for f; do test ! -r "$f" || echo "$f"; done',
+    'sh',
+    ...paths,
+  )
+  assert.ok(open.includes(digest.slice(7)))
+  assert.deepEqual(
+    open
+      .trim()
+      .split('\n')
+      .filter((path) => !path.startsWith('/var/lib/mcr/blobs/sha256/')),
+    [],
+  )
+  await run('systemctl', 'stop', 'nginx')
 })
 
 test('the parts serve on sockets of their own, and the timer asks for a collection', async () => {
