@@ -2,7 +2,18 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readlinkSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -31,9 +42,10 @@ const settings = (root: string, more: Record<string, string> = {}) => ({
   MCR_SERVER_LISTEN_ADDR: '127.0.0.1:0',
   ...more,
 })
-async function start(mount: string, env: Record<string, string>) {
+async function start(mount: string, env: Record<string, string>, onLog?: (line: string) => void) {
   const child = spawnRegistry(['--mount', mount], env)
   children.push(child)
+  if (onLog) for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => onLog(String(chunk)))
   return {
     pid: child.pid as number,
     url: `http://127.0.0.1:${await listeningPort(child)}`,
@@ -128,6 +140,50 @@ test('a process that only reads waits for what it reads, makes nothing, and answ
   assert.ok(!existsSync(join(root, 'auth.key')))
   await pull.stop()
   await push.stop()
+})
+
+test('each list opens what the documentation says', async () => {
+  const table = readFileSync('docs/processes.md', 'utf8').matchAll(/^\| `(\w+)` \| .* \| (.*) \| (.*) \| (.*) \|$/gm)
+  const words = { 'read and write': 'write', read: 'read', none: 'nothing' } as Record<string, string>
+  const root = fresh()
+  const all = await start('all', settings(root))
+  let lists = 0
+  for (const [, list, database, blobs, key] of table) {
+    let log = ''
+    const one = await start(list as string, settings(root), (text) => {
+      log += text
+    })
+    const {
+      event: _,
+      level: __,
+      time: ___,
+      identities: ____,
+      ...opened
+    } = JSON.parse(/^.*"event":"opened".*$/m.exec(log)?.[0] ?? '{}')
+    const said = { database: database === 'marks' ? 'marks' : 'anything', blobs: words[blobs as string], auth_key: key === 'yes' }
+    assert.deepEqual([list, opened], [list, said])
+    await one.stop()
+    lists++
+  }
+  assert.equal(lists, 6)
+  await all.stop()
+})
+
+test('the list `jobs` makes a reserve anew that was emptied, without which pushes are refused', async () => {
+  const root = fresh()
+  writeFileSync(join(root, 'ballast'), '')
+  const split = settings(root, { MCR_STORAGE_BALLAST: '1MiB' })
+  const auth = await start('auth', split)
+  const uploads = await start('uploads', split)
+  const begin = async () => (await fetch(`${uploads.url}/v2/a/b/blobs/uploads/`, { method: 'POST', headers: basic })).status
+  assert.equal(await begin(), 507)
+  const jobs = await start('jobs', split)
+  for (let wait = 0; statSync(join(root, 'ballast')).size === 0; wait++) {
+    assert.ok(wait < 100, 'no ballast')
+    await new Promise((resolve) => setTimeout(resolve, 100))
+  }
+  assert.equal(await begin(), 202)
+  for (const process of [auth, uploads, jobs]) await process.stop()
 })
 
 test('lists are joined by commas; an unknown one is named, with those there are', async () => {

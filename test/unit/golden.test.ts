@@ -104,6 +104,13 @@ test('the list `all` mounts every handler, and each other list a part of it', ()
   for (const list of Object.keys(assets.mounts)) for (const name of named(list)) assert.ok(all.has(name), `${list}: ${name}`)
 })
 
+test('the list `auth` with either `push` or `jobs` has every job', () => {
+  const jobs = (list: string) =>
+    [...(assets.mounts[list] as string).split('jobs = ')[1]!.matchAll(/"([a-z-]+)"/g)].map((match) => match[1])
+  const all = new Set(jobs('all').sort())
+  for (const other of ['push', 'jobs']) assert.deepEqual(new Set([...jobs('auth'), ...jobs(other)].sort()), all, other)
+})
+
 test('the generated code is what the protos say', () => {
   const before = globSync('lib/admin/gen/**/*.ts').sort()
   const texts = before.map((file) => readFileSync(file, 'utf8'))
