@@ -26,6 +26,7 @@ const cases: Record<string, string[]> = {
   plain: [url],
   ingress: ['ingress.enabled=true', 'ingress.className=nginx', 'ingress.tlsSecretName=cert'],
   'own HTTPS': [url, 'tls.secretName=cert'],
+  'own HTTPS behind the ingress': ['ingress.enabled=true', 'ingress.tlsSecretName=cert', 'tls.secretName=inside'],
   'a password of yours': [url, 'admin.existingSecret=login'],
   'a claim of yours': [url, 'persistence.existingClaim=mine'],
   'everything else': [
@@ -60,6 +61,17 @@ for (const [name, sets] of Object.entries(cases))
     })
     assert.equal(checked.status, 0, `${checked.stdout}${checked.stderr}`)
   })
+
+test('an ingress speaks HTTPS to a registry that does', () => {
+  const protocol = /nginx\.ingress\.kubernetes\.io\/backend-protocol: "?(\w+)/
+  const ingress = ['ingress.enabled=true', 'tls.secretName=inside']
+  assert.equal(protocol.exec(template(...ingress).stdout)?.[1], 'HTTPS')
+  assert.equal(protocol.exec(template(...ingress.slice(0, 1)).stdout), null)
+  assert.match(template(...ingress).stdout, /MCR_SERVER_TRUSTED_PROXIES/)
+  // One of another kind is told by an annotation of its own.
+  const own = 'ingress.annotations.nginx\\.ingress\\.kubernetes\\.io/backend-protocol=GRPCS'
+  assert.deepEqual(template(...ingress, own).stdout.match(/backend-protocol: .*/g), ['backend-protocol: GRPCS'])
+})
 
 test('values that are wrong are refused with a reason', () => {
   for (const [set, why] of [
@@ -103,7 +115,10 @@ test('chart, compose file and package are of one version', () => {
   const chart = readFileSync('deploy/chart/Chart.yaml', 'utf8')
   assert.match(chart, new RegExp(`^version: ${version}$`, 'm'))
   assert.match(chart, new RegExp(`^appVersion: ${version}$`, 'm'))
-  assert.ok(readFileSync('deploy/compose.yaml', 'utf8').includes(`mcr/mcr:${version}`))
+  const image = /\$\{MCR_IMAGE:-(.*)\}/.exec(readFileSync('deploy/compose.yaml', 'utf8'))?.[1]
+  assert.equal(image, `mcr/mcr:${version}`)
+  // No registry has it yet: it is what the documentation loads into docker.
+  assert.ok(readFileSync('docs/install.md', 'utf8').includes(`skopeo copy oci:dist/image:${version} docker-daemon:${image}`))
 })
 
 test('the compose file is valid and asks for what it needs', () => {
@@ -112,6 +127,8 @@ test('the compose file is valid and asks for what it needs', () => {
   const { status, stdout, stderr } = config({ MCR_PUBLIC_URL: 'https://registry.example.com' })
   assert.equal(status, 0, stderr)
   assert.match(stdout, /read_only: true/)
+  // It trusts who reaches it to say where a request came from.
+  assert.match(stdout, /127\.0\.0\.1:5000:5000|host_ip: 127\.0\.0\.1/)
   assert.match(config({}).stderr, /the address clients use/)
 })
 
