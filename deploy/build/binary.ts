@@ -1,17 +1,7 @@
 // Builds the single executables into dist/: `npm run build:binary`, or `-- linux-arm64` for some. Node's own single-executable support
 // puts the bundle and the database driver's addon into the Node of the lockfile. From one commit they come out the same to the byte.
-import { execFileSync } from 'node:child_process'
-import {
-  chmodSync,
-  copyFileSync,
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statSync,
-  writeFileSync,
-} from 'node:fs'
+import { execFileSync, spawnSync } from 'node:child_process'
+import { chmodSync, copyFileSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { compileExecutable } from './compile.ts'
 import { bundledPackages, contentsOf, hashFile, licencesOf, makeBom } from './contents.ts'
@@ -30,6 +20,10 @@ if (node !== process.versions.node) {
   console.error(
     `Node ${process.versions.node} cannot build on Node ${node}; run it through npm, which brings that: npm run build:binary`,
   )
+  process.exit(1)
+}
+if (list.some((platform) => platform.startsWith('linux')) && spawnSync('llvm-strip', ['--version']).error) {
+  console.error('llvm-strip is missing: apt-get install llvm')
   process.exit(1)
 }
 const work = 'dist/work'
@@ -61,9 +55,13 @@ writeFileSync(
 )
 rmSync(work, { recursive: true })
 
+// Of this build alone: what lies there from another may be of another commit.
 const sums: string[] = []
-for (const file of readdirSync('dist').sort())
-  if (/^mcr-[a-z]+-[a-z0-9]+(\.cdx\.json)?$|^THIRD-PARTY/.test(file)) sums.push(`${await hashFile(`dist/${file}`)}  ${file}`)
+for (const file of [
+  'THIRD-PARTY-LICENSES.txt',
+  ...list.flatMap((platform) => [`mcr-${platform}`, `mcr-${platform}.cdx.json`]).sort(),
+])
+  sums.push(`${await hashFile(`dist/${file}`)}  ${file}`)
 writeFileSync('dist/SHA256SUMS', `${sums.join('\n')}\n`)
 console.log(`beside them: SHA256SUMS, what is inside (*.cdx.json), THIRD-PARTY-LICENSES.txt`)
 

@@ -10,6 +10,8 @@ import { makeDebianRoot } from './debian.ts'
 import { fetchPackage } from './packages.ts'
 import { isPlatform, type Platform, platforms } from './platforms.ts'
 
+// The modes in the layers are these, whoever builds.
+process.umask(0o022)
 /** Who the registry is in the container; a number, so that `runAsNonRoot` can be checked. */
 const user = 65_532
 const data = '/var/lib/mcr'

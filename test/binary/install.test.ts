@@ -196,3 +196,11 @@ test('where there is nothing to uninstall, or no executable to install, it says 
   assert.equal(bundle.status, 1)
   assert.match(bundle.stderr, /npm run build:binary/)
 })
+
+test('a build without llvm-strip says what installs it', () => {
+  const { status, stderr } = spawnSync(process.execPath, ['deploy/build/binary.ts', 'linux-x64'], {
+    encoding: 'utf8',
+    env: { PATH: root },
+  })
+  assert.deepEqual([status, stderr], [1, 'llvm-strip is missing: apt-get install llvm\n'])
+})
