@@ -35,6 +35,11 @@ test('every unit verifies, and every service is at 2.0 or better', async () => {
     )
 })
 
+test('the documentation names every unit', () => {
+  const text = readFileSync('docs/services.md', 'utf8')
+  for (const unit of units) assert.ok(text.includes(`\`${unit}\``), unit)
+})
+
 test('the socket is there before the registry; a restart and a reload lose no request', async () => {
   const { run, write } = machine
   write('/etc/mcr/mcr.toml', settings(''))
@@ -126,7 +131,8 @@ test('a proxy in the registry’s group sends blobs after a restart of the unit,
 test('the parts serve on sockets of their own, and the timer asks for a collection', async () => {
   const { run } = machine
   await run('systemctl', 'stop', 'mcr.service', 'mcr.socket')
-  for (const part of ['auth', 'push', 'pull']) await run('systemctl', 'enable', '--now', `mcr@${part}.service`)
+  const [line] = /^systemctl enable --now mcr-grpc.*$/m.exec(readFileSync('docs/services.md', 'utf8')) as RegExpExecArray
+  await run('sh', '-c', line)
   const status = (part: string, path: string) =>
     run(
       'curl',
@@ -144,6 +150,11 @@ test('the parts serve on sockets of their own, and the timer asks for a collecti
   assert.equal(await status('pull', '/v2/_catalog'), '200')
   assert.equal(await status('push', '/v2/_catalog'), '421')
   assert.equal(await status('auth', '/v2/token'), '200')
+  const grpc = ['--http2-prior-knowledge', '--unix-socket', '/run/mcr/grpc.sock', '-H', 'content-type: application/grpc']
+  assert.match(
+    await run('curl', '-sS', '-D', '-', ...grpc, '--data-binary', '@/dev/null', 'http://localhost/mcr.v1.AdminService/GetStatus'),
+    /content-type: application\/grpc/,
+  )
   assert.equal((await run('stat', '-c', '%a %U %G', '/run/mcr/pull.sock')).trim(), '660 mcr www-data')
   await run('systemctl', 'start', 'mcr-gc.service')
   await run('systemctl', 'start', 'mcr-gc.timer')
