@@ -34,8 +34,9 @@ export function snapshotCommands(deps: Deps): Command[] {
     .addHelpText(
       'after',
       `
-On one file system files get a second name and cost nothing: that is for mistakes, not for lost disks. The key that seals what the database
-keeps (auth.key) is not in it: keep that apart. Exit codes: 0 done, 7 done but some of the registry's files are damaged and not in it.`,
+On one file system files get a second name, and a snapshot costs a copy of the database: that is for mistakes, not for lost disks. The key
+that seals what the database keeps (auth.key) is not in it: keep that apart. Exit codes: 0 done, 7 done but some of the registry's files are
+damaged and not in it.`,
     )
     .action((target: string, options: { keep: number }) => take(deps, target, options))
   const restore = new Command('restore')

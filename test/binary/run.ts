@@ -18,6 +18,7 @@ const needed = [
   'openssl',
   'chroot',
   'useradd',
+  'systemctl',
   'qemu-aarch64-static',
 ]
 const missing = needed.filter((name) => !findTool(name))
@@ -29,6 +30,7 @@ run('the image', ['deploy/build/image.ts'])
 const bounds = ['--test', '--test-timeout=300000', '--test-force-exit', '--test-concurrency=1']
 const files = globSync('test/binary/*.test.ts').filter((file) => everything || !file.includes('reproducible'))
 run('the executable and the image', [...bounds, ...files.sort()])
+run('the executable under systemd', [...bounds, 'test/services/runbook.test.ts'])
 const slice = everything ? '*' : '{resume,start,tls}'
 run('protocol', [...bounds, ...globSync(`test/protocol/${slice}.test.ts`).sort()], { MCR_TEST_SHAPE: 'binary' })
 
