@@ -26,7 +26,10 @@ if (missing.length > 0 || process.getuid?.() !== 0) {
   console.log(`these tests run as root on Debian, and need: ${missing.join(', ')}; .ci/install-clients installs them`)
   process.exit(process.env.CI ? 1 : 0)
 }
+// Whose umask closes everything must get the same image.
+const umask = process.umask(0o077)
 run('the image', ['deploy/build/image.ts'])
+process.umask(umask)
 const bounds = ['--test', '--test-timeout=300000', '--test-force-exit', '--test-concurrency=1']
 const files = globSync('test/binary/*.test.ts').filter((file) => everything || !file.includes('reproducible'))
 run('the executable and the image', [...bounds, ...files.sort()])
