@@ -19,10 +19,9 @@ function commands(heading: string): string {
   return blocks.join('').replace(/^.*( --at | mcr serve$).*\n/gm, '')
 }
 /** As `sudo` does. */
-const as = { root: ['env', 'HOME=/root'], mcr: ['runuser', '-u', 'mcr', '--', 'env', 'HOME=/var/lib/mcr'] }
+const as = { root: ['HOME=/root'], mcr: ['HOME=/var/lib/mcr', 'runuser', '-u', 'mcr', '--'] }
 /** Runs them as this user, in the order of the page; the first that fails ends it. */
-const follow = (user: keyof typeof as, script: string) =>
-  run('env', 'MCR_CONFIG=/etc/mcr/mcr.toml', ...as[user], 'sh', '-exc', script)
+const follow = (user: keyof typeof as, script: string) => run('env', ...as[user], 'sh', '-exc', script)
 
 const url = 'http://127.0.0.1:5000'
 const curl = (...args: string[]) => run('curl', '-sS', '--fail', '-u', `admin:${password}`, ...args)
@@ -86,8 +85,10 @@ test('to move it, nothing is left that could write', async () => {
   await assert.rejects(curl(`${url}/v2/`), /connect/)
 })
 
-test('the executable takes itself away', { skip: !process.env.MCR_TEST_COMMAND }, async () => {
-  await run('mcr', 'uninstall')
-  await run('sh', '-c', '! ls /etc/systemd/system | grep mcr')
-  await run('test', '-e', '/var/lib/mcr/mcr.db')
-})
+// The bundle has not put itself there.
+if (process.env.MCR_TEST_COMMAND)
+  test('the executable takes itself away', async () => {
+    await run('mcr', 'uninstall')
+    await run('sh', '-c', '! ls /etc/systemd/system | grep mcr')
+    await run('test', '-e', '/var/lib/mcr/mcr.db')
+  })
