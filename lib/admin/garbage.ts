@@ -4,7 +4,7 @@ import { change } from '../journal/change.ts'
 import { pinned } from '../metadata/garbage.ts'
 import { queueState } from '../metadata/garbage-queue.ts'
 import { listFindings } from '../metadata/gc-findings.ts'
-import { findRun, type GcAsked, type GcRun, gcState, setPaused } from '../metadata/gc-runs.ts'
+import { findRun, findWaitingRun, type GcAsked, type GcRun, gcState, setPaused } from '../metadata/gc-runs.ts'
 import { ociError } from '../oci/errors.ts'
 import { type GarbageCollectionSchema, RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { cutPage, invalid, parseAdminPage, stamp, stampOrNone } from './input.ts'
@@ -123,10 +123,17 @@ async function pause(by: string | null, call: OperationCall, ctx: AdminContext):
 async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
   if (!asked.dryRun && (await gcState(ctx.metadata.read)).pausedBy !== null)
     throw ociError('CONFLICT', undefined, { message: 'garbage collection is paused: gc resume lets it go on' })
-  const id = await askForCollection(ctx, call.principal.subject, asked)
-  if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
+  const { subject } = call.principal
   const signal = call.signal ?? new AbortController().signal
-  const run = ctx.collector && (await collectGarbage({ ...ctx, ...ctx.collector }, id, call.principal.subject, signal, 'ends'))
+  const { collector } = ctx
+  const collect = async (run: string) =>
+    collector && (await collectGarbage({ ...ctx, ...collector }, run, subject, signal, 'ends'))
+  // Where no other process may be there to go on with it, what one has left is ended first.
+  const left = collector && (await findWaitingRun(ctx.metadata.read, ctx.now()))
+  if (left !== undefined) await collect(left)
+  const id = await askForCollection(ctx, subject, asked)
+  if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
+  const run = await collect(id)
   return { id, run: await toMessage(run ?? ((await findRun(ctx.metadata.read, id)) as GcRun), ctx) }
 }
 

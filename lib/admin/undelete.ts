@@ -16,7 +16,7 @@ import {
 } from '../metadata/undelete.ts'
 import { algorithmOf, type Digest, digestOf } from '../oci/digest.ts'
 import { ociError } from '../oci/errors.ts'
-import { parseManifest } from '../oci/manifest.ts'
+import { type Manifest, parseManifest } from '../oci/manifest.ts'
 import { parseReference, type RepositoryName, type Tag } from '../oci/names.ts'
 import { RegistryService } from './gen/mcr/v1/registry_pb.ts'
 import { repositoryOf } from './input.ts'
@@ -36,12 +36,23 @@ export const undeleteOperations: readonly Operation[] = [
       const repository = repositoryOf(input.repository)
       if (input.reference === '') return await undeleteRepository(repository, call, ctx)
       const reference = parseReference(input.reference)
-      return await change(ctx, call, async (sql, append) => {
+      const find = async (sql: Sql) => {
         const id = await mustFindRepository(sql, repository)
         const digest = reference.kind === 'digest' ? reference.digest : await lastOfTag(sql, id, reference.tag)
         if (digest === undefined)
           throw ociError('NOT_FOUND', undefined, { message: `${input.reference} was not deleted, or is there` })
-        const restored = await bringBack(sql, repository, id, digest, append, ctx.limits.sparse)
+        return { id, digest, manifest: await findDeletedManifest(sql, id, digest) }
+      }
+      // A transaction waits for no hash.
+      const before = await find(ctx.metadata.read)
+      const references = before.manifest && (await readReferences(ctx.metadata.read, before.id, before.manifest))
+      return await change(ctx, call, async (sql, append) => {
+        const { id, digest, manifest } = await find(sql)
+        const needs: Needs = { references: references ?? new Map(), sparse: ctx.limits.sparse }
+        if (manifest) await bringBack(sql, repository, id, manifest, append, needs)
+        else if (!(await findManifest(sql, repository, { kind: 'digest', digest })))
+          throw ociError('GONE', { digest }, { message: `${digest} has been collected` })
+        const restored = manifest !== undefined
         if (reference.kind === 'digest' && !restored)
           throw ociError('NOT_FOUND', undefined, {
             message: `${digest} was not deleted here, or garbage collection has taken it`,
@@ -78,25 +89,51 @@ async function undeleteRepository(repository: RepositoryName, call: OperationCal
   }
 }
 
+/** What comes back is judged by. */
+interface Needs {
+  /** What the manifest and the deleted ones below it refer to, by digest; undefined where the bytes are damaged. */
+  references: ReadonlyMap<Digest, readonly Reference[] | undefined>
+  sparse: 'deny' | 'allow'
+}
+type Reference = Manifest['references'][number]
+
+/** It was stored once: limits that are lower now are no reason to lose it. */
+const anySize = { jsonDepth: Infinity, jsonTokens: Infinity, layers: Infinity, children: Infinity }
+
+async function readReferences(
+  sql: Sql,
+  repositoryId: RepositoryId,
+  { digest, mediaType }: DeletedManifest,
+  found = new Map<Digest, readonly Reference[] | undefined>(),
+): Promise<Needs['references']> {
+  const body = await readManifestBody(sql, digest)
+  const isWhole = body !== undefined && (await digestOf(body, algorithmOf(digest))) === digest
+  // A subject comes and goes by itself.
+  const references = isWhole
+    ? parseManifest(body, mediaType, anySize).references.filter(({ kind }) => kind !== 'subject')
+    : undefined
+  found.set(digest, references)
+  for (const { digest: target, kind } of references ?? []) {
+    const child = kind === 'child' && !found.has(target) ? await findDeletedManifest(sql, repositoryId, target) : undefined
+    if (child) await readReferences(sql, repositoryId, child, found)
+  }
+  return found
+}
+
 /**
- * Makes a manifest live again if it was deleted, with the deleted manifests that it names as children. Shape: whether it was.
- * Errors: GONE where something that a push of it would ask for has been collected, CONFLICT where that is damaged.
+ * Makes a deleted manifest live again, with the deleted manifests that it names as children. Errors: GONE where something that a push of it
+ * would ask for has been collected, CONFLICT where that is damaged.
  */
 async function bringBack(
   sql: Sql,
   repository: RepositoryName,
   id: RepositoryId,
-  digest: Digest,
+  manifest: DeletedManifest,
   append: Append,
-  sparse: 'deny' | 'allow',
-): Promise<boolean> {
-  const manifest = await findDeletedManifest(sql, id, digest)
-  if (manifest === undefined) {
-    if (!(await findManifest(sql, repository, { kind: 'digest', digest })))
-      throw ociError('GONE', { digest }, { message: `${digest} has been collected` })
-    return false
-  }
-  const { manifests, missing, damaged } = await planReturn(sql, id, manifest, sparse)
+  needs: Needs,
+): Promise<void> {
+  const { digest } = manifest
+  const { manifests, missing, damaged } = await planReturn(sql, id, manifest, needs)
   if (missing.length > 0)
     throw ociError('GONE', { missing }, { message: `${digest} needs ${missing[0]}, which has been collected` })
   if (damaged.length > 0)
@@ -111,7 +148,6 @@ async function bringBack(
     await restoreManifest(sql, id, manifestId)
     append({ type: 'manifest_undeleted', repository, digest: back })
   }
-  return true
 }
 
 /** What comes back with a manifest, itself last; and what stands against it. */
@@ -121,38 +157,34 @@ interface Return {
   damaged: Digest[]
 }
 
-/** It was stored once: limits that are lower now are no reason to lose it. */
-const anySize = { jsonDepth: Infinity, jsonTokens: Infinity, layers: Infinity, children: Infinity }
-
 async function planReturn(
   sql: Sql,
   repositoryId: RepositoryId,
   manifest: DeletedManifest,
-  sparse: 'deny' | 'allow',
+  needs: Needs,
   known = new Map<Digest, Return>(),
 ): Promise<Return> {
-  const { digest, mediaType } = manifest
+  const { digest } = manifest
+  if (!needs.references.has(digest))
+    throw ociError('CONFLICT', undefined, { message: `${digest} was deleted just now: undelete once more` })
   const plan: Return = { manifests: new Set(), missing: [], damaged: [] }
   known.set(digest, plan)
-  const body = await readManifestBody(sql, digest)
-  if (!body || (await digestOf(body, algorithmOf(digest))) !== digest) plan.damaged.push(digest)
-  else
-    for (const { digest: target, kind, required } of parseManifest(body, mediaType, anySize).references) {
-      // A subject comes and goes by itself.
-      if (kind === 'subject') continue
-      const needed = required && sparse === 'deny'
-      const found = await findTarget(sql, repositoryId, target, kind === 'child')
-      const child = found === 'deleted' ? await findDeletedManifest(sql, repositoryId, target) : undefined
-      if (child) {
-        const below = known.get(target) ?? (await planReturn(sql, repositoryId, child, sparse, known))
-        if (below.missing.length + below.damaged.length === 0) for (const one of below.manifests) plan.manifests.add(one)
-        else if (needed) {
-          plan.missing.push(...below.missing)
-          plan.damaged.push(...below.damaged)
-        }
-      } else if (needed && found === 'missing') plan.missing.push(target)
-      else if (needed && found === 'damaged') plan.damaged.push(target)
-    }
+  const references = needs.references.get(digest)
+  if (!references) plan.damaged.push(digest)
+  for (const { digest: target, kind, required } of references ?? []) {
+    const needed = required && needs.sparse === 'deny'
+    const found = await findTarget(sql, repositoryId, target, kind === 'child')
+    const child = found === 'deleted' ? await findDeletedManifest(sql, repositoryId, target) : undefined
+    if (child) {
+      const below = known.get(target) ?? (await planReturn(sql, repositoryId, child, needs, known))
+      if (below.missing.length + below.damaged.length === 0) for (const one of below.manifests) plan.manifests.add(one)
+      else if (needed) {
+        plan.missing.push(...below.missing)
+        plan.damaged.push(...below.damaged)
+      }
+    } else if (needed && found === 'missing') plan.missing.push(target)
+    else if (needed && found === 'damaged') plan.damaged.push(target)
+  }
   plan.manifests.add(manifest)
   return plan
 }

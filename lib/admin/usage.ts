@@ -109,7 +109,7 @@ async function collectedBy(sql: Sql, digest: string): Promise<Freed | undefined>
   )
   for (let before = Number.MAX_SAFE_INTEGER; ; await turn()) {
     const page = await sql.all<Freed & { hit: number }>(
-      `SELECT seq, at, ${run}, instr(detail, ?) > 0 AS hit FROM journal
+      `SELECT seq, at, ${run}, coalesce(instr(detail, ?), 0) > 0 AS hit FROM journal
        WHERE type = 'blobs_collected' AND seq < ? AND seq > ? ORDER BY seq DESC LIMIT ${looked}`,
       [digest, before, manifest?.seq ?? 0],
     )

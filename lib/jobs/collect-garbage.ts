@@ -104,7 +104,11 @@ async function collect(c: Collection): Promise<void> {
   const horizon = await horizonOf(c)
   const rule = JSON.stringify(ctx.retention.untagged ?? null)
   const full = run.repoId === null && (run.full !== 0 || (await isFullTime(ctx, rule)))
-  if (run.dryRun !== 0) return await foresee(c, horizon, full)
+  if (run.dryRun !== 0) {
+    await foresee(c, horizon, full)
+    if (full) await sweep(c)
+    return
+  }
   if (run.repoId === null) {
     await enterPhase(c, 'uploads')
     await note(c, { uploads: await expire(ctx, c.signal) })
@@ -113,7 +117,11 @@ async function collect(c: Collection): Promise<void> {
   await collectLinks(c, horizon, full)
   await collectBlobs(c, horizon, full)
   await enterPhase(c, 'files')
-  for await (const { files, bytes, shared, failed } of reap(ctx, run.skipWindow !== 0 ? 0 : ctx.retention.quarantineAfter)) {
+  for await (const { files, bytes, shared, failed } of reap(
+    ctx,
+    run.skipWindow !== 0 ? 0 : ctx.retention.quarantineAfter,
+    c.signal,
+  )) {
     await note(c, { files, reaped: bytes, shared, failures: failed })
     await mayGoOn(c)
   }
@@ -128,7 +136,7 @@ async function sweep(c: Collection): Promise<void> {
   for await (const { looked, orphans, files, bytes, shared, failed } of sweepOrphans(c.ctx, { dryRun: c.run.dryRun !== 0 })) {
     if (orphans > 0) await note(c, { orphans, files, reaped: bytes, shared, failures: failed })
     await mayGoOn(c)
-    await breathe(c.ctx, 5, looked)
+    await breathe(c, 5, looked)
   }
 }
 

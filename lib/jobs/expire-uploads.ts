@@ -29,6 +29,6 @@ export async function expire(ctx: JobContext, signal: AbortSignal): Promise<numb
         : await ctx.metadata.write((sql) => expireIdleUploads(sql, idleNow(ctx)))
     expired += went
     if (went < atOnce) return expired
-    await breathe(ctx, 1, went)
+    await breathe({ ctx, signal }, 1, went)
   }
 }

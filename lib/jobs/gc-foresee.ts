@@ -6,6 +6,7 @@ import {
   judgeDeleted,
   judgeLink,
   judgeUntagged,
+  pinned,
   type Verdict,
 } from '../metadata/garbage.ts'
 import {
@@ -32,7 +33,7 @@ type Judged = Verdict & { inc?: string }
 export async function foresee(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
   const { read, write } = c.ctx.metadata
   const { id, repoId } = c.run
-  while ((await write((sql) => forgetFindings(sql, id))) > 0) await breathe(c.ctx, 1, 0)
+  while ((await write((sql) => forgetFindings(sql))) > 0) await breathe(c, 1, 0)
 
   if (repoId === null) {
     await enterPhase(c, 'uploads')
@@ -111,7 +112,7 @@ async function findEach(
       await note(c, { [`${kind}s` as const]: added, bytes: size, shared })
     }
     c.progress = progress
-    await breathe(c.ctx, performance.now() - started, items.length)
+    await breathe(c, performance.now() - started, items.length)
   }
   return found
 }
@@ -123,9 +124,11 @@ async function weighUploads(c: Collection): Promise<void> {
     const idle = await idleUploads(c.ctx.metadata.read, idleNow(c.ctx), after)
     after = idle.at(-1)
     if (after === undefined) return
-    const { files, bytes, shared } = await c.ctx.blobs.wouldRemove(idle.map(({ inc }) => ({ incarnation: inc })))
+    const [pin] = await c.ctx.metadata.read.all<{ held: number }>(`SELECT ${pinned} AS held`)
+    const dead = pin?.held ? [] : idle.map(({ inc }) => ({ incarnation: inc }))
+    const { files, bytes, shared } = await c.ctx.blobs.wouldRemove(dead)
     await note(c, { uploads: idle.length, files, reaped: bytes, shared })
-    await breathe(c.ctx, 1, idle.length)
+    await breathe(c, 1, idle.length)
   }
 }
 
@@ -139,6 +142,6 @@ async function weighTrash(c: Collection): Promise<void> {
     const { files, bytes, shared } = await c.ctx.blobs.wouldRemove(dead)
     await note(c, { files, reaped: bytes, shared })
     after = dead.at(-1)?.incarnation ?? ''
-    await breathe(c.ctx, 1, dead.length)
+    await breathe(c, 1, dead.length)
   }
 }

@@ -69,10 +69,19 @@ export async function mayGoOn(c: Collection): Promise<void> {
   }
 }
 
-/** Rests after `ms` of work on `things`: `rest` times as long for requests, and as the configured rate demands. */
-export async function breathe({ retention }: Pick<JobContext, 'retention'>, ms: number, things: number, rest = 1): Promise<void> {
-  const { ratePerSecond } = retention
-  await sleep(Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0))
+/** A stop is seen so soon. */
+const napMs = 1_000
+
+/** Rests after `ms` of work on `things`: `rest` times as long for requests, and as the configured rate demands; not after a stop. */
+export async function breathe(
+  { ctx, signal }: { ctx: Pick<JobContext, 'retention'>; signal: AbortSignal },
+  ms: number,
+  things: number,
+  rest = 1,
+): Promise<void> {
+  const { ratePerSecond } = ctx.retention
+  let left = Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0)
+  for (; left > 0 && !signal.aborted; left -= napMs) await sleep(Math.min(left, napMs))
 }
 
 /**
@@ -95,7 +104,7 @@ export async function takeEach(
         const { done, took, whole } = await transaction(c, batch, take)
         taken += took
         at += done
-        await breathe(c.ctx, whole, done, paces[c.pace].rest)
+        await breathe(c, whole, done, paces[c.pace].rest)
       } catch (error) {
         if (!isOwnFault(error)) throw error
         if (batch.length === 1) await leaveOut(c, `${kind} ${batch[0]?.digest}`, error)
@@ -111,7 +120,7 @@ export async function takeEach(
   for await (const { items, progress } of source) {
     await handle(items)
     c.progress = progress
-    if (items.length === 0) await breathe(c.ctx, 1, 0)
+    if (items.length === 0) await breathe(c, 1, 0)
   }
   return taken
 }

@@ -48,7 +48,7 @@ export async function collectManifests(c: Collection, horizon: Horizon, full: bo
         await mayGoOn(c)
         if (!(await c.ctx.metadata.write((sql) => giveUpRepository(sql, id, horizon)))) return
         while ((await c.ctx.metadata.write((sql) => dropTags(sql, id))) === tagsAtOnce) {
-          await breathe(c.ctx, 1, tagsAtOnce)
+          await breathe(c, 1, tagsAtOnce)
           await mayGoOn(c)
         }
         await takeEach(c, 'manifest', everyOf(read, 'manifest', id), takeDeleted)
@@ -153,14 +153,14 @@ export async function collectBlobs(c: Collection, horizon: Horizon, full: boolea
   await enterPhase(c, 'blobs')
   for (const source of blobSources(horizon, full, read)) await takeEach(c, 'blob', source, take)
   await orLeaveOut(c, 'repositories', async () => {
-    while ((await c.ctx.metadata.write((sql) => dropEmptyRepositories(sql, horizon))) > 0) await breathe(c.ctx, 1, 0)
+    while ((await c.ctx.metadata.write((sql) => dropEmptyRepositories(sql, horizon))) > 0) await breathe(c, 1, 0)
     if (!full) return
     const { now, retention, metadata } = c.ctx
     const before = now() - retention.windowAfter * retention.epochMs
     for await (const ids of neverUsedRepositories(read, before)) {
       await mayGoOn(c)
       if (ids.length > 0) await metadata.write((sql) => dropNeverUsed(sql, ids, before))
-      await breathe(c.ctx, 1, ids.length)
+      await breathe(c, 1, ids.length)
     }
   })
 }

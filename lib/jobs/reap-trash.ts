@@ -12,10 +12,9 @@ export const reapTrash: Job = {
   everyMs: 60_000,
   run: async (ctx, signal) => {
     const total = { files: 0, bytes: 0 }
-    for await (const { files, bytes } of reap(ctx, ctx.retention.quarantineAfter)) {
+    for await (const { files, bytes } of reap(ctx, ctx.retention.quarantineAfter, signal)) {
       total.files += files
       total.bytes += bytes
-      if (signal.aborted) break
     }
     return total
   },
@@ -30,7 +29,7 @@ export interface Reaped {
 }
 
 /** Some at a time, with rests for requests, while collection is not paused. `quarantineAfter` 0 is for who wants the space now: reads that began before may be cut. */
-export async function* reap(ctx: JobContext, quarantineAfter: number): AsyncIterable<Reaped> {
+export async function* reap(ctx: JobContext, quarantineAfter: number, signal: AbortSignal): AsyncIterable<Reaped> {
   for (let after = ''; !(await isPaused(ctx.metadata.read)); ) {
     const dead = await deadIncarnations(ctx.metadata.read, { after, quarantineAfter })
     if (dead.length === 0) return
@@ -39,7 +38,8 @@ export async function* reap(ctx: JobContext, quarantineAfter: number): AsyncIter
       for (const incarnation of gone) await sql.run(`DELETE FROM trash WHERE inc = ?`, [incarnation])
     })
     yield reaped
-    await breathe(ctx, 1, dead.length)
+    if (signal.aborted) return
+    await breathe({ ctx, signal }, 1, dead.length)
     after = dead.at(-1)?.incarnation ?? ''
   }
 }

@@ -12,9 +12,13 @@ export async function* sweepOrphans(
   ctx: JobContext,
   options: { dryRun: boolean },
 ): AsyncIterable<Reaped & { looked: number; orphans: number }> {
+  // Removing one segment removes all of its upload; weighing them must not weigh those of an earlier look again.
+  const weighed = new Set<string>()
   for await (const files of ctx.blobs.list()) {
     const orphans = await orphansOf(ctx, files)
-    yield { ...(await take(ctx, orphans, options)), looked: files.length, orphans: orphans.length }
+    const fresh = orphans.filter(({ incarnation, part }) => part === undefined || !weighed.has(incarnation))
+    if (options.dryRun) for (const { incarnation } of fresh) weighed.add(incarnation)
+    yield { ...(await take(ctx, fresh, options)), looked: files.length, orphans: orphans.length }
   }
 }
 

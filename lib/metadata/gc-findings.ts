@@ -33,12 +33,11 @@ export async function addFindings(
   return total
 }
 
-/** Forgets findings of other runs, some at a time. Shape: how many went. */
-export async function forgetFindings(sql: Sql, but: string): Promise<number> {
+/** Forgets all findings, some at a time. Shape: how many went. */
+export async function forgetFindings(sql: Sql): Promise<number> {
   return await sql.run(
     `DELETE FROM gc_findings WHERE (run_id, kind, repo_id, digest) IN (
-       SELECT run_id, kind, repo_id, digest FROM gc_findings WHERE run_id <> ? LIMIT ${looked})`,
-    [but],
+       SELECT run_id, kind, repo_id, digest FROM gc_findings LIMIT ${looked})`,
   )
 }
 

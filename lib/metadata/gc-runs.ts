@@ -107,10 +107,11 @@ export async function findWaitingRun(sql: Sql, now: number): Promise<string | un
   return row?.id
 }
 
-/** Takes a run that waits. Shape: whether it is this holder's now. */
+/** Takes a run that waits; a dry run counts anew. Shape: whether it is this holder's now. */
 export async function takeRun(sql: Sql, id: string, holder: string, now: number): Promise<boolean> {
   const taken = await sql.run(
-    `UPDATE gc_runs SET state = 'running', holder = ?, started_at = coalesce(started_at, ?), beat_at = ?
+    `UPDATE gc_runs SET state = 'running', holder = ?, started_at = coalesce(started_at, ?), beat_at = ?,
+       ${counted.map((name) => `${name} = iif(dry_run, 0, ${name})`).join(', ')}
      WHERE id = ? AND (state = 'asked' OR (state = 'running' AND abs(? - beat_at) > ${staleMs}))`,
     [holder, now, now, id, now],
   )

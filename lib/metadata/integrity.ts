@@ -1,5 +1,6 @@
 import type { Digest } from '../oci/digest.ts'
 import type { Sql } from './sql.ts'
+import { givenUp } from './undelete.ts'
 
 /** Rows of one page of a look over everything. */
 const page = 500
@@ -40,12 +41,13 @@ export interface ManifestRow {
   deleted: number | null
 }
 
-/** Manifests, also deleted ones that may still come back, by id. */
+/** Manifests, also deleted ones that may still come back, by id: what is being collected with its repository is in part gone already. */
 export async function manifestsAfter(sql: Sql, after: number): Promise<ManifestRow[]> {
   return await sql.all<ManifestRow>(
     `SELECT m.id, m.repo_id AS repoId, r.name AS repository, m.digest, m.media_type AS mediaType, m.size,
        coalesce(m.deleted_epoch, r.deleted_epoch) AS deleted
-     FROM manifests m JOIN repositories r ON r.id = m.repo_id WHERE m.id > ? ORDER BY m.id LIMIT ${page}`,
+     FROM manifests m JOIN repositories r ON r.id = m.repo_id
+     WHERE m.id > ? AND r.deleted_epoch IS NOT ${givenUp} ORDER BY m.id LIMIT ${page}`,
     [after],
   )
 }

@@ -63,6 +63,8 @@ test('why reads no journal from end to end, and finds the newest of what it look
     for (let n = 0; n < 450; n++)
       append({ type: 'blobs_collected', detail: { gc_id: 'another', digests: [digestOf(1_000 + n)] } })
   })
+  // What retention does to an entry.
+  await database.write((sql) => sql.run('UPDATE journal SET detail = NULL WHERE seq = (SELECT max(seq) FROM journal)'))
   const cases: [digest: number, state: string, by: string | undefined][] = [
     [1, 'stored', 'system:gc'],
     [2, 'unknown', 'system:gc, run the second'],

@@ -103,7 +103,7 @@ test('a run whose process is told to stop is gone on with by the next one', asyn
   assert.equal((await until(({ last_run: run }) => run.id === id, look)).error, '')
 })
 
-test('a run by the command on the host ends with 1 where something could not be collected', async (t) => {
+test('a run by the command on the host ends what was left, and ends with 1 where something could not be collected', async (t) => {
   const { one, database } = await withDead(t, { MCR_STORAGE_GC_INTERVAL: '0s' }, 2)
   await one.stop()
   const run = () => {
@@ -123,5 +123,14 @@ test('a run by the command on the host ends with 1 where something could not be 
   assert.equal(failed.status, 1)
   assert.match(failed.stdout, new RegExp(`could not be collected, the first: link ${broken}`))
   await database.write((sql) => sql.run('DROP TRIGGER broken'))
+  // One that a process left behind: nobody else is there to go on with it.
+  await database.write((sql) =>
+    sql.run(
+      `INSERT INTO gc_runs(id, kind, asked_at, asked_by, dry_run, skip_window) VALUES ('left', 'collect', ?, 'test', 0, 0)`,
+      [Date.now()],
+    ),
+  )
   assert.equal(run().status, 0)
+  const states = await database.read.all<{ state: string }>('SELECT state FROM gc_runs')
+  assert.deepEqual(states, [{ state: 'done' }, { state: 'done' }, { state: 'done' }])
 })

@@ -26,9 +26,13 @@ interface Run {
   error: string
 }
 
-const collect = async (options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc') =>
+const collect = async (options: { dry_run?: boolean; now?: boolean; full?: boolean } = {}, path = '/v1/gc') =>
   await collectOf(registry, options, path)
-async function collectOf(of: TestRegistry, options: { dry_run?: boolean; now?: boolean } = {}, path = '/v1/gc'): Promise<Run> {
+async function collectOf(
+  of: TestRegistry,
+  options: { dry_run?: boolean; now?: boolean; full?: boolean } = {},
+  path = '/v1/gc',
+): Promise<Run> {
   const { id } = (await admin(of, 'POST', path, options)) as unknown as { id: string }
   return await settled(id, of)
 }
@@ -143,6 +147,7 @@ test('reconciling removes files that no row names, and no other: not of uploads 
   }
   const weight = (run: Run) => [run.orphans_removed, run.files_removed, run.file_bytes_freed]
   assert.deepEqual(weight(await collect({ dry_run: true }, '/v1/gc/reconcile')), [5, 5, 5 * 'stray'.length])
+  assert.deepEqual(weight(await collect({ dry_run: true, full: true })).slice(0, 1), [5])
   assert.ok(stray.every((path) => existsSync(path)))
   assert.deepEqual(weight(await collect({}, '/v1/gc/reconcile')), [5, 5, 5 * 'stray'.length])
   assert.ok(!stray.some((path) => existsSync(path)))

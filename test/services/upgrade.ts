@@ -13,7 +13,7 @@ import { startMachine } from '../support/machine.ts'
 import { makeCertificate, password } from '../support/process.ts'
 
 /** The last commit with fewer migrations than there are now. */
-const before = '7454672'
+const before = '4146715'
 const { values } = parseArgs({
   options: {
     from: { type: 'string', default: before },
