@@ -66,8 +66,8 @@ export interface App {
   close(): Promise<void>
 }
 
-/** The log is copied into the database when it is this large, or this old with anything in it. */
-const walLimitBytes = 8 * 1024 * 1024
+/** A log of this size is told. It is copied into the database when much is in it (runtime/database-file.ts), or when it is this old. */
+const walLargeBytes = 64 * 1024 * 1024
 const checkpointEveryMs = 10_000
 /** Damaged blobs that a scrape counts. */
 const damagedMost = 10_000
@@ -218,7 +218,7 @@ export async function createApp(
     if (database.walBytes() === 0) return
     database.checkpoint?.().then(
       ({ walBytes }) => {
-        if (walBytes > walLimitBytes * 8) logger.log({ level: 'warn', event: 'wal_large', bytes: walBytes })
+        if (walBytes > walLargeBytes) logger.log({ level: 'warn', event: 'wal_large', bytes: walBytes })
       },
       (error) => logger.log({ level: 'warn', event: 'checkpoint_failed', error: String(error) }),
     )

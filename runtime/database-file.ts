@@ -10,8 +10,11 @@ import { type Connection, patiently, sqlOver, withRoom } from './database-sql.ts
 /** The driver's own wait blocks the event loop, so it is short and the rest of the waiting is ours. */
 const busyTimeoutMs = 5
 const connectWaitMs = 10_000
-/** The log is copied into the database when so many of its pages are not there yet: 8 MiB. The size that raises an alarm is eight times that. */
-const pagesToCopy = 2048
+/**
+ * The log is copied into the database when so many of its pages are not there yet: 2 MiB. Nobody writes meanwhile, and garbage collection leaves
+ * pages from all over the database, so it is little at a time.
+ */
+const pagesToCopy = 512
 
 export interface FileDatabase extends MetadataStore {
   /** Copies the write-ahead log into the database while holding the write lock. Shape: whether it was done, and the log's bytes. */
