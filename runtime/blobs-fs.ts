@@ -146,7 +146,7 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
             if (!info) continue
             if (info.size < largeBytes) await act(path)
             else {
-              // Where the one before failed, it was told.
+              // The one before has put its failure into `failed` itself.
               large = large.catch(() => undefined).then(() => act(path))
               await large
             }

@@ -5,7 +5,7 @@ import type { GarbageKind, Source } from '../metadata/garbage-queue.ts'
 import { type GcCounts, type GcRun, isPaused, noteRun } from '../metadata/gc-runs.ts'
 import type { Sql } from '../metadata/sql.ts'
 import type { Digest } from '../oci/digest.ts'
-import type { JobContext } from './job.ts'
+import { type JobContext, rest } from './job.ts'
 
 /** One transaction takes this many things at most. */
 const together = 256
@@ -69,19 +69,15 @@ export async function mayGoOn(c: Collection): Promise<void> {
   }
 }
 
-/** A stop is seen so soon. */
-const napMs = 1_000
-
-/** Rests after `ms` of work on `things`: `rest` times as long for requests, and as the configured rate demands; not after a stop. */
+/** Rests after `ms` of work on `things`: `times` as long for requests, and as the configured rate demands; not after a stop. */
 export async function breathe(
   { ctx, signal }: { ctx: Pick<JobContext, 'retention'>; signal: AbortSignal },
   ms: number,
   things: number,
-  rest = 1,
+  times = 1,
 ): Promise<void> {
   const { ratePerSecond } = ctx.retention
-  let left = Math.max(1, ms * rest, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0)
-  for (; left > 0 && !signal.aborted; left -= napMs) await sleep(Math.min(left, napMs))
+  await rest(Math.max(1, ms * times, ratePerSecond > 0 ? (things / ratePerSecond) * 1000 - ms : 0), signal)
 }
 
 /**

@@ -18,3 +18,11 @@ export interface Job {
   due?(ctx: JobContext): Promise<boolean>
   run(ctx: JobContext, signal: AbortSignal): Promise<JobReport>
 }
+
+const napMs = 1_000
+
+/** Waits; a stop ends it within a second. */
+export async function rest(ms: number, signal: AbortSignal): Promise<void> {
+  for (let left = ms; left > 0 && !signal.aborted; left -= napMs)
+    await new Promise((resolve) => setTimeout(resolve, Math.min(left, napMs)))
+}

@@ -1,7 +1,7 @@
 import { change } from '../journal/change.ts'
 import { blobsAfter } from '../metadata/integrity.ts'
 import { storeUnreadable, verifyBlob } from '../verify/blobs.ts'
-import type { Job, JobContext } from './job.ts'
+import { type Job, type JobContext, rest } from './job.ts'
 
 const everyMs = 60_000
 /** A run ends before the next is due, but never in the middle of a file. */
@@ -16,8 +16,6 @@ const idleRest = 1
 const busyRest = 19
 /** A disk that is slow for once keeps the scrub no longer than this; the rate may. */
 const shareMostMs = 5_000
-/** A rest sees that its run shall end this soon. */
-const napMs = 1_000
 /** Damaged copies that were set aside are kept this long. */
 const setAsideMs = 90 * 24 * 3_600_000
 
@@ -149,11 +147,8 @@ function paceOf(options: { bytesPerSecond: number; busy: () => boolean }, signal
   return async (bytes: number): Promise<void> => {
     signal.throwIfAborted()
     const took = performance.now() - last
-    const rest = restAfter(bytes, took, { bytesPerSecond: options.bytesPerSecond, busy: options.busy() })
-    for (let left = rest; left > 0; left -= napMs) {
-      await new Promise((resolve) => setTimeout(resolve, Math.min(left, napMs)))
-      signal.throwIfAborted()
-    }
+    await rest(restAfter(bytes, took, { bytesPerSecond: options.bytesPerSecond, busy: options.busy() }), signal)
+    signal.throwIfAborted()
     last = performance.now()
   }
 }
