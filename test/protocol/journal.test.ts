@@ -1007,6 +1007,42 @@ test('a retention that is stopped in the middle leaves a chain that verifies, an
   assert.equal((await chain.verify(chain.lines.join('\n'))).ok, true)
 })
 
+test('a chain that grows, and that retention shortens, while it is verified is a whole one', async (t) => {
+  for (const act of ['add', 'empty', 'remove'] as const)
+    for (let statement = 1; ; statement++) {
+      const chain = await makeChain((close) => t.after(close))
+      // Two pages of the walk.
+      await chain.store.write(async (_sql, append) => {
+        for (let index = 0; index < 2_100; index++)
+          append({ id: randomUUID(), at: chain.clock.now, type: 'keys_rotated', actor: 'local:x', detail: '{}' })
+      })
+      // An entry of a clock that was ahead keeps what is before it from going whole.
+      if (act === 'empty') chain.clock.now += 10 * day
+      await chain.add(1)
+      if (act === 'empty') chain.clock.now -= 10 * day
+      await chain.checkpoint()
+      const retention = { retentionMs: 400 * day, pullRetentionMs: 90 * day }
+      chain.clock.now += 401 * day
+      await chain.add(1)
+      let statements = 0
+      const sql: Sql = {
+        run: chain.store.read.run,
+        async all(text, args) {
+          if (++statements === statement) {
+            if (act === 'add') await chain.add(2)
+            else {
+              const { dropped, removed } = (await chain.prune(retention)) as { dropped: number; removed: number }
+              assert.deepEqual([dropped > 2_000, removed > 2_000], [true, act === 'remove'])
+            }
+          }
+          return await chain.store.read.all(text, args)
+        },
+      }
+      assert.deepEqual(what(await verifyJournal(sql, sha256)), [], `${act} before statement ${statement}`)
+      if (statements < statement) break
+    }
+})
+
 test('notes: equal ones are one entry, other ones are not, and each of the three ways to keep pulls', async (t) => {
   const chain = await makeChain((close) => t.after(close))
   const counts = async () =>
