@@ -52,7 +52,7 @@ export interface Load {
   stop(): Promise<void>
 }
 
-/** Pushes images that share layers, moves tags, deletes manifests. `errors` of the client itself end in `stop`. */
+/** Pushes images that share layers, moves tags and deletes what they leave, so that it never grows beyond 21 images. Its errors end in `stop`. */
 export function startLoad(url: string, seed: string): Load {
   const acknowledged = new Map<string, { digest: string; layers: readonly string[] }>()
   const load = { acknowledged, pushed: 0, deleted: 0 }
@@ -61,9 +61,14 @@ export function startLoad(url: string, seed: string): Load {
     for (let at = 0; !stopped; at++) {
       const name = `load/${seed}${at % 3}`
       const layers = [`${seed} own ${at}`.repeat(20), `${seed} shared ${at % 5}`]
+      const old = acknowledged.get(`${name}:t${at % 7}`)
       const digest = await pushImage(url, name, `t${at % 7}`, layers)
       acknowledged.set(`${name}:t${at % 7}`, { digest, layers: layers.map(sha256) })
       load.pushed++
+      if (old) {
+        await send(url, 'DELETE', `/v2/${name}/manifests/${old.digest}`)
+        load.deleted++
+      }
       if (at % 4 !== 3) continue
       const victim = [...acknowledged.entries()].find(([key]) => key.startsWith(`${name}:`) && key !== `${name}:t${at % 7}`)
       if (!victim) continue
