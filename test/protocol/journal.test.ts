@@ -525,6 +525,8 @@ async function settled(): Promise<number> {
   const repository = `sentinel/${randomUUID()}`
   assert.equal((await registry.fetch('GET', `/v2/${repository}/manifests/v1`, { as: sentinel })).status, 403)
   await notedAfter(0, `repository = '${repository}'`, 1)
+  // Another process writes what it noted in a second of its own.
+  if (shapes[shapeName()].processes > 1) await new Promise((resolve) => setTimeout(resolve, 1_500))
   return await head()
 }
 
@@ -605,8 +607,7 @@ test('a 401 to who sent nothing, insufficient_scope and what is not there leave 
   assert.equal((await registry.fetch('GET', '/v2/j/seen/manifests/nothing')).status, 404)
   await settled()
   assert.deepEqual(
-    // The token above was made by another process perhaps, which writes it in its own second; nothing since asked for one.
-    (await entriesAfter(at, `type <> 'token_made'`)).map(({ type, repository }) => `${type} ${repository?.split('/')[0]}`),
+    (await entriesAfter(at)).map(({ type, repository }) => `${type} ${repository?.split('/')[0]}`),
     ['denied sentinel'],
   )
 })
