@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
+import { mkdirSync, readdirSync, renameSync } from 'node:fs'
 import { connect } from 'node:net'
 import { test } from 'node:test'
 import { password, type RegistryProcess, startRegistry } from '../support/process.ts'
@@ -152,6 +153,39 @@ test('acknowledged pushes are there after a kill at any moment', async (t) => {
     for (const digest of acknowledged) {
       const bytes = Buffer.from(await (await ask(registry, 'GET', `/v2/kill/app/blobs/${digest}`)).arrayBuffer())
       assert.equal(sha256(bytes), digest)
+    }
+  } finally {
+    await registry.remove()
+  }
+})
+
+test('a finisher that died between rename and row: the same PUT ends the upload; with another piece first, it has to be pushed again', async () => {
+  const registry = await startRegistry()
+  try {
+    for (const retry of ['PUT', 'PATCH'] as const) {
+      const content = randomBytes(50_000)
+      const digest = sha256(content)
+      const blob = `/v2/dead/app/blobs/${digest}`
+      const location = (await ask(registry, 'POST', '/v2/dead/app/blobs/uploads/')).headers.get('location') as string
+      assert.equal((await ask(registry, 'PATCH', location, content)).status, 202)
+      const part = readdirSync(`${registry.dir}/uploads`).find((file) =>
+        location.includes(file.split('.')[0] as string),
+      ) as string
+      const shard = `${registry.dir}/blobs/sha256/${digest.slice(7, 9)}`
+      mkdirSync(shard, { recursive: true })
+      renameSync(`${registry.dir}/uploads/${part}`, `${shard}/${digest.slice(7)}.${part.split('.')[0]}`)
+      assert.equal((await ask(registry, 'GET', blob)).status, 404, 'no row, no blob')
+      if (retry === 'PATCH') {
+        const more = randomBytes(10)
+        assert.equal((await ask(registry, 'PATCH', location, more)).status, 202)
+        for (const bytes of [Buffer.concat([content, more]), content]) {
+          const ended = await ask(registry, 'PUT', `${location}?digest=${sha256(bytes)}`)
+          assert.deepEqual([ended.status, JSON.parse(await ended.text()).errors[0].code], [404, 'BLOB_UPLOAD_UNKNOWN'])
+        }
+        assert.equal((await ask(registry, 'POST', `/v2/dead/app/blobs/uploads/?digest=${digest}`, content)).status, 201)
+      } else assert.equal((await ask(registry, 'PUT', `${location}?digest=${digest}`)).status, 201)
+      const back = Buffer.from(await (await ask(registry, 'GET', blob)).arrayBuffer())
+      assert.equal(sha256(back), digest)
     }
   } finally {
     await registry.remove()

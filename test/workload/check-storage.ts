@@ -40,15 +40,16 @@ export function checkStorage({ root, database }: Place, finding: Finding, hashed
       if (state !== 0) finding(`${digest}.${inc} is marked as damaged`)
       checkFile(path, size, digest, hashed, finding)
     }
-    const segments = rows<{ part: string; size: number; sha256: string; segments: number }>(
-      'SELECT s.part, s.size, s.sha256, u.segments FROM upload_segments s JOIN uploads u ON u.inc = s.inc',
+    const segments = rows<{ part: string; size: number; sha256: string; seq: number }>(
+      'SELECT part, size, sha256, seq FROM upload_segments',
     )
     const files = filesUnder(root)
-    for (const { part, size, sha256, segments: of } of segments) {
+    for (const { part, size, sha256, seq } of segments) {
       const path = join(root, 'uploads', part)
-      // A finisher that died between rename and row left its only segment under its final name; the next one takes it from there.
-      const moved = of === 1 && files.some((file) => file.includes('/blobs/') && file.endsWith(`.${part.split('.')[0]}`))
-      if (!moved) checkFile(path, size, sha256, hashed, finding)
+      // A finisher that died between rename and row left its only segment under its final name. The next one takes it from there; where
+      // another piece came first, it ends the upload, which is to be pushed again.
+      const moved = seq === 0 && files.find((file) => file.includes('/blobs/') && file.endsWith(`.${part.split('.')[0]}`))
+      checkFile(moved || path, size, sha256, hashed, finding)
     }
     const uploads = new Set(rows<{ inc: string }>('SELECT inc FROM uploads').map(({ inc }) => inc))
     const leakedFiles = files.filter((path) => !named.has(path) && !uploads.has(incarnationOf(path)))
