@@ -61,7 +61,9 @@ const isWanted = ([name, , args]: Phase) =>
 const started = Date.now()
 const times: string[] = []
 const running = new Set<ChildProcess>()
-const red: string[] = []
+/** How the red ones ended: said again at the end, where a log that keeps only its last part still has it. */
+const red: { name: string; end: string }[] = []
+const endLines = 40
 
 for (const phase of first.filter(isWanted)) await run(phase, 'as it comes')
 const queue = phases.filter(isWanted)
@@ -69,7 +71,10 @@ const serial = clients.filter(isWanted)
 const output = availableParallelism() > 1 && queue.length + serial.length > 1 ? 'in one piece' : 'as it comes'
 const lanes = [lane(serial).then(() => lane(queue)), ...(availableParallelism() > 1 ? [lane(queue)] : [])]
 await Promise.all(lanes)
-console.log(`\n${red.length === 0 ? 'all green' : `red: ${red.join('; ')}`} in ${seconds(started)}: ${times.join(', ')}`)
+for (const { name, end } of red) if (end) console.log(`\n── ${name}, which is red, ended with\n${end}`)
+console.log(
+  `\n${red.length === 0 ? 'all green' : `red: ${red.map(({ name }) => name).join('; ')}`} in ${seconds(started)}: ${times.join(', ')}`,
+)
 process.exit(red.length === 0 ? 0 : 1)
 
 async function lane(work: Phase[]): Promise<void> {
@@ -93,7 +98,7 @@ async function run([name, command, args, env]: Phase, output: 'as it comes' | 'i
   times.push(`${name} ${seconds(began)}`)
   if (status === 0) return
   console.error(`\n${name} failed (${signal ?? `exit ${status}`})`)
-  red.push(name)
+  red.push({ name, end: `${Buffer.concat(pieces)}`.split('\n').slice(-endLines).join('\n') })
   if (process.env.CI) return
   for (const other of running) other.kill('SIGTERM')
   await Promise.all([...running].map((other) => once(other, 'close')))
