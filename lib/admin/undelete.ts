@@ -49,11 +49,10 @@ export const undeleteOperations: readonly Operation[] = [
       return await change(ctx, call, async (sql, append) => {
         const { id, digest, manifest } = await find(sql)
         const needs: Needs = { references: references ?? new Map(), sparse: ctx.limits.sparse }
-        if (manifest) await bringBack(sql, repository, id, manifest, append, needs)
-        else if (!(await findManifest(sql, repository, { kind: 'digest', digest })))
+        const manifests = manifest ? await bringBack(sql, repository, id, manifest, append, needs) : []
+        if (!manifest && !(await findManifest(sql, repository, { kind: 'digest', digest })))
           throw ociError('GONE', { digest }, { message: `${digest} has been collected` })
-        const restored = manifest !== undefined
-        if (reference.kind === 'digest' && !restored)
+        if (reference.kind === 'digest' && !manifest)
           throw ociError('NOT_FOUND', undefined, {
             message: `${digest} was not deleted here, or garbage collection has taken it`,
           })
@@ -63,7 +62,8 @@ export const undeleteOperations: readonly Operation[] = [
         if (reference.kind === 'tag' && free.length === 0)
           throw ociError('CONFLICT', undefined, { message: `the tag ${reference.tag} names something else now` })
         for (const tag of free) await retag(sql, append, call, { repository, id, tag, digest, now: ctx.now() })
-        return { repository, digest, tags: free, taken: wanted.filter(({ taken }) => taken).map(({ name }) => name) }
+        const taken = wanted.filter(({ taken }) => taken).map(({ name }) => name)
+        return { repository, digest, tags: free, taken, manifests }
       })
     },
   }),
@@ -121,8 +121,8 @@ async function readReferences(
 }
 
 /**
- * Makes a deleted manifest live again, with the deleted manifests that it names as children. Errors: GONE where something that a push of it
- * would ask for has been collected, CONFLICT where that is damaged.
+ * Makes a deleted manifest live again, with the deleted manifests that it names as children. Shape: their digests, its own last.
+ * Errors: GONE where something that a push of it would ask for has been collected, CONFLICT where that is damaged.
  */
 async function bringBack(
   sql: Sql,
@@ -131,7 +131,7 @@ async function bringBack(
   manifest: DeletedManifest,
   append: Append,
   needs: Needs,
-): Promise<void> {
+): Promise<Digest[]> {
   const { digest } = manifest
   const { manifests, missing, damaged } = await planReturn(sql, id, manifest, needs)
   if (missing.length > 0)
@@ -148,6 +148,7 @@ async function bringBack(
     await restoreManifest(sql, id, manifestId)
     append({ type: 'manifest_undeleted', repository, digest: back })
   }
+  return [...manifests].map(({ digest: back }) => back)
 }
 
 /** What comes back with a manifest, itself last; and what stands against it. */

@@ -364,7 +364,9 @@ test('an index comes back with the platforms that were deleted with it, at any d
   const all = [sha256(outer), sha256(inner), platform.digest]
   for (const digest of all) assert.equal((await registry.fetch('DELETE', `/v2/${name}/manifests/${digest}`)).status, 202)
   assert.equal((await registry.fetch('DELETE', `/v2/${name}/blobs/${sha256('of a platform')}`)).status, 202)
-  assert.equal((await undelete(name, sha256(outer))).status, 200)
+  const answer = await undelete(name, sha256(outer))
+  assert.equal(answer.status, 200)
+  assert.deepEqual(((await answer.json()) as { manifests: string[] }).manifests, all.toReversed())
   const told = await registry.database.read.all<{ digest: string }>(
     `SELECT digest FROM journal WHERE type = 'manifest_undeleted' AND repository = ? ORDER BY seq`,
     [name],

@@ -57,6 +57,7 @@ export const comments: Readonly<Record<string, string>> = {
   "UndeleteRequest.reference": "a tag or a digest; empty: the repository itself",
   "UndeleteResponse.tags": "tags that are back",
   "UndeleteResponse.taken": "tags whose names something else has now",
+  "UndeleteResponse.manifests": "digests that are live again: its own, and those of an index's platforms that had been deleted",
   "GetUsageRequest.repository": "empty: every repository",
   "Usage.name": "of a repository, or of a tag where one repository was asked for",
   "Usage.size": "bytes of the blobs it needs, each once",
