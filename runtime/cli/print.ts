@@ -42,24 +42,33 @@ export function formatTable(columns: readonly string[], rows: readonly Record<st
 }
 
 function formatFields(fields: Record<string, unknown>, indent = ''): string {
+  const told = indent === '' ? inlined(fields) : fields
+  const width = Math.max(16, ...Object.entries(told).map(([name, value]) => (isFields(value) ? 0 : name.length + 1)))
   let text = ''
-  for (const [name, value] of Object.entries(fields)) {
+  for (const [name, value] of Object.entries(told)) {
     if (Array.isArray(value) && typeof value[0] === 'object')
       text += `${indent}${name}:\n${value.map((entry) => formatFields(entry as Record<string, unknown>, `${indent}  `)).join(`${indent}  --\n`)}`
-    else if (typeof value === 'object' && value !== null && !Array.isArray(value)) {
-      const inner = formatFields(
-        value as Record<string, unknown>,
-        indent === '' && Object.keys(fields).length <= 2 ? '' : `${indent}  `,
-      )
-      text += indent === '' && Object.keys(fields).length <= 2 ? inner : `${indent}${name}:\n${inner}`
-    } else {
+    else if (isFields(value)) text += `${indent}${name}:\n${formatFields(value, `${indent}  `)}`
+    else {
       const shown = show(name, value)
       if (shown === '') continue
-      text += shown.includes('\n') ? `${indent}${name}:\n${shown}\n` : `${indent}${`${name}:`.padEnd(16)} ${shown}\n`
+      text += shown.includes('\n') ? `${indent}${name}:\n${shown}\n` : `${indent}${`${name}:`.padEnd(width)} ${shown}\n`
     }
   }
   return text
 }
+
+/** An answer that is hardly more than one record is that record. */
+function inlined(fields: Record<string, unknown>): Record<string, unknown> {
+  if (Object.keys(fields).length > 2) return fields
+  return Object.assign(
+    {},
+    ...Object.entries(fields).map(([name, value]) => (isFields(value) ? inlined(value) : { [name]: value })),
+  )
+}
+
+const isFields = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 function show(name: string, value: unknown): string {
   if (value === undefined || value === null) return ''
