@@ -10,8 +10,8 @@ import { startBehind } from '../support/proxies.ts'
 
 const sizes: readonly [name: string, bytes: number, requests: number][] = [
   ['1 MiB', 2 ** 20, 200],
-  ['16 MiB', 2 ** 24, 12],
-  ['128 MiB', 2 ** 27, 4],
+  ['16 MiB', 2 ** 24, 40],
+  ['128 MiB', 2 ** 27, 8],
 ]
 const rounds = 5
 const parallel = 4
