@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs'
-import { readdir, rm } from 'node:fs/promises'
+import { readdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { ignoring } from '../blobs-fs-root.ts'
@@ -15,7 +15,12 @@ export async function listSnapshots(root: string): Promise<string[]> {
 export async function pruneSnapshots(root: string, keep: number): Promise<void> {
   const all = await listSnapshots(root)
   const old = all.slice(0, -keep)
-  for (const id of old) await rm(join(root, 'snapshots', id), { recursive: true })
+  for (const id of old) {
+    // Half of one would count as one.
+    const going = join(root, 'snapshots', `${id}.partial`)
+    await rename(join(root, 'snapshots', id), going)
+    await rm(going, { recursive: true })
+  }
   const kept = all.slice(-keep)
   const lists = await Promise.all(kept.map((id) => openList(join(root, 'snapshots', id, names.list))))
   try {

@@ -84,7 +84,7 @@ async function checkKey(databasePath: string, signature: Signature): Promise<voi
 
 /**
  * Looks at every file of a snapshot: that it is there with its size and, where `deep`, that its bytes hash to its digest.
- * Errors: damaged, with every file that is not as it should be.
+ * Errors: damaged, with every file that is not as it should be; a plain Error where a newer snapshot took this one away meanwhile.
  */
 export async function verifySnapshot(
   source: SnapshotSource,
@@ -107,6 +107,10 @@ export async function verifySnapshot(
   if (files !== source.description.files.count || bytes !== source.description.files.bytes)
     problems.push(
       `the list has ${files} files of ${bytes} bytes, and the description says ${source.description.files.count} of ${source.description.files.bytes}`,
+    )
+  if (problems.length > 0 && (await sizeOf(source.databasePath)) === undefined)
+    throw new Error(
+      `the snapshot ${source.description.id} was taken away while it was looked at (mcr snapshot --keep): look at a newer one`,
     )
   if (problems.length > 0) throw damagedSnapshot(problems)
 }

@@ -25,6 +25,10 @@ export interface SnapshotTarget {
 /** A run that has not been heard of for this long is over. */
 const staleMs = 10 * 60_000
 const beatMs = 30_000
+/** While it stands among the snapshots, one run takes away what no list names. One whose run died is over after `prunesMs`. */
+const pruningName = 'pruning'
+const prunesMs = 4 * beatMs
+const waitMs = 100
 
 /** Into a directory, beside the snapshots that are there; of these `keep` stay, counting this one. */
 export async function directoryTarget(root: string, id: string, keep: number): Promise<SnapshotTarget> {
@@ -36,6 +40,8 @@ export async function directoryTarget(root: string, id: string, keep: number): P
     // Only says that somebody is at work; a target that is gone fails the next copy.
     utimes(work, new Date(), new Date()).catch(() => undefined)
   }, beatMs).unref()
+  // Seen from here on by who begins to prune; who has begun does not know what this one is about to find there.
+  while (await isPruned(snapshots)) await new Promise((resolve) => setTimeout(resolve, waitMs))
   return {
     work,
     has: async (name, size) => (await sizeOf(join(root, 'blobs', name))) === size,
@@ -52,14 +58,39 @@ export async function directoryTarget(root: string, id: string, keep: number): P
       clearInterval(beat)
       await syncDirectory(snapshots)
       await syncDirectory(root)
-      // What another run has found there must not go before its list is written.
-      if ((await othersUnderWay(snapshots)) === 0) await pruneSnapshots(root, keep)
+      await pruneAlone(root, snapshots, keep)
     },
     async abandon() {
       clearInterval(beat)
       await rm(work, { recursive: true, force: true })
     },
   }
+}
+
+/** Prunes, unless another run does, or is under way: what that has found there must not go before its list is written. */
+async function pruneAlone(root: string, snapshots: string, keep: number): Promise<void> {
+  const pruning = join(snapshots, pruningName)
+  if (await isPruned(snapshots)) return
+  // Made before others are looked for, and they look for it after they can be seen: one of the two sees the other.
+  const made = await mkdir(pruning, { mode: 0o700 }).then(() => true, ignoring('EEXIST'))
+  if (!made) return
+  const beat = setInterval(() => utimes(pruning, new Date(), new Date()).catch(() => undefined), beatMs).unref()
+  try {
+    if ((await othersUnderWay(snapshots)) === 0) await pruneSnapshots(root, keep)
+  } finally {
+    clearInterval(beat)
+    await rm(pruning, { recursive: true, force: true })
+  }
+}
+
+/** Whether somebody prunes; what one that died left is cleared away. */
+async function isPruned(snapshots: string): Promise<boolean> {
+  const pruning = join(snapshots, pruningName)
+  const info = await stat(pruning).catch(ignoring('ENOENT'))
+  if (!info) return false
+  if (Date.now() - info.mtimeMs < prunesMs) return true
+  await rm(pruning, { recursive: true, force: true })
+  return false
 }
 
 /** Snapshots being taken by others; those that died are cleared away. */

@@ -164,6 +164,40 @@ test('a restored registry serves what was in it; old tokens and logins do not co
   await registry.remove()
 })
 
+test('a snapshot that goes while it is verified is not called damaged', async () => {
+  const registry = await startRegistry({ env: noGrace })
+  const target = join(place, 'going')
+  const layers = ['one', 'two', 'three']
+  await pushImage(registry.url, 'going/app', 'v1', layers)
+  assert.equal(mcrNow(registry.dir, ['snapshot', target]).status, 0)
+  const source = await openSnapshot(target, {})
+  let looked = 0
+  const slowly = {
+    ...source,
+    async *files() {
+      for await (const file of source.files()) {
+        // Between two files the image goes, and the next snapshot takes this one's place.
+        if (looked++ === 1) {
+          assert.equal((await send(registry.url, 'DELETE', '/v1/repositories/going/app')).status, 200)
+          const collecting = collectOn(registry.url)
+          while (collecting.blobs < 4) await new Promise((resolve) => setTimeout(resolve, 20))
+          await collecting.stop()
+          assert.equal(mcrNow(registry.dir, ['snapshot', target, '--keep', '1']).status, 0)
+        }
+        yield file
+      }
+    },
+  }
+  await assert.rejects(
+    verifySnapshot(slowly, { deep: true }, () => undefined),
+    (error: Error & { damaged?: number }) => {
+      assert.match(error.message, /was taken away while it was looked at/)
+      return error.damaged === undefined
+    },
+  )
+  await registry.remove()
+})
+
 test('a snapshot takes only what is new, keeps as many as wanted, and loses files with the last that names them', async () => {
   const registry = await startRegistry({ env: noGrace })
   const target = join(elsewhere, 'few')
