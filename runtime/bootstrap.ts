@@ -51,6 +51,7 @@ export async function ensureAdmin(
 ): Promise<{ name: string; password?: string; file?: string } | undefined> {
   if (await hasAccounts(store.read)) return undefined
   const { password, isRandom, hash: passwordHash } = await first()
+  const file = passwordFile(root)
   try {
     const made = await store.write(async (sql) => {
       if (await hasAccounts(sql)) return false
@@ -62,6 +63,8 @@ export async function ensureAdmin(
         passwordHash,
         now,
       })
+      // Before the commit: a start that ends in between leaves a file of no account, and not an account whose password nobody knows.
+      if (isRandom) writeFileSync(file, `${password}\n`, { mode: 0o600 })
       return true
     })
     if (!made) return undefined
@@ -70,8 +73,6 @@ export async function ensureAdmin(
     throw error
   }
   if (!isRandom) return { name: firstAdmin }
-  const file = passwordFile(root)
-  writeFileSync(file, `${password}\n`, { mode: 0o600 })
   return { name: firstAdmin, password, file }
 }
 

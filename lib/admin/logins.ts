@@ -1,5 +1,5 @@
 import type { Timestamp } from '@bufbuild/protobuf/wkt'
-import type { Account } from '../auth/accounts.ts'
+import { type Account, isUnchanged } from '../auth/accounts.ts'
 import { addCredential, prepareSecret, removeCredential } from '../auth/credentials.ts'
 import type { Exchange } from '../context.ts'
 import { change } from '../journal/change.ts'
@@ -81,6 +81,8 @@ export async function addLogin(
   const { secret, hash } = await prepareSecret('login')
   const now = ctx.now()
   await change(ctx, { principal: account, exchange }, async (sql, append) => {
+    if (!(await isUnchanged(sql, account)))
+      throw ociError('UNAUTHORIZED', undefined, { message: 'the account was changed just now: log in again' })
     await sql.run(`DELETE FROM credentials WHERE account_id = ? AND kind IN ('login', 'session') AND expires_at < ?`, [
       account.id,
       now,

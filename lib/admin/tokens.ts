@@ -1,7 +1,9 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
+import { isUnchanged } from '../auth/accounts.ts'
 import {
   addCredential,
   type CredentialScope,
+  findCredential,
   findListed,
   type ListedCredential,
   listCredentials,
@@ -55,6 +57,9 @@ export const tokenOperations: readonly Operation[] = [
       const expiresAt = ctx.now() + parseLife(input.expiresIn, 90 * dayMs)
       const listed = await change(ctx, call, async (sql, append) => {
         const { id: accountId, subject } = call.principal
+        // What proved the caller may have been revoked since, and a new token would outlive it.
+        if (!(await isUnchanged(sql, call.principal)) || !(await findCredential(sql, call.caller.credential?.id ?? 0)))
+          throw ociError('UNAUTHORIZED', undefined, { message: 'the account was changed just now: log in again' })
         if ((await listCredentials(sql, accountId, ctx.now())).length >= tokensMost)
           throw ociError('CONFLICT', undefined, { message: `an account has at most ${tokensMost} tokens: revoke some` })
         const id = await addCredential(sql, { accountId, kind: 'personal', name, hash, scope, expiresAt, now: ctx.now() })

@@ -47,6 +47,15 @@ export async function findAccount(sql: Sql, id: number): Promise<Account | undef
   return rows[0] && toAccount(rows[0])
 }
 
+/**
+ * Whether an account is as it was when it proved itself: whoever adds a secret to it asks in that transaction, or one that is on its way
+ * would outlive a new password. Its version counts these, its roles and its state.
+ */
+export async function isUnchanged(sql: Sql, { id, version }: Pick<Account, 'id' | 'version'>): Promise<boolean> {
+  const now = await findAccount(sql, id)
+  return now !== undefined && !now.disabled && now.version === version
+}
+
 export interface PasswordLogin {
   account: Account
   credentialId: number

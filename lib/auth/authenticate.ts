@@ -117,12 +117,17 @@ export function createAuthentication(
     await checkLoginLimit(ctx, name, exchange.address)
     try {
       const found = await findLogin(name, password, exchange, totp)
+      // Many may be sent at once, and all have been let in before the first was counted: those beyond the bound are told nothing.
+      await checkLoginLimit(ctx, name, exchange.address)
       if (found) {
         ctx.count('logins_total', { result: 'ok' })
         return found
       }
     } catch (error) {
-      if ((error as OciError).code === 'UNAUTHORIZED') await loginFailed(name, exchange)
+      if ((error as OciError).code === 'UNAUTHORIZED') {
+        await checkLoginLimit(ctx, name, exchange.address)
+        await loginFailed(name, exchange)
+      }
       throw error
     }
     await loginFailed(name, exchange)

@@ -15,7 +15,7 @@ const rememberedLogins = 1_000
 export function createPasswordCheck(
   ctx: Needs,
 ): (found: PasswordLogin | undefined, name: string, password: string, exchange: Exchange) => Promise<boolean> {
-  const goodLogins = new Map<string, { version: number; until: number }>()
+  const goodLogins = new Map<string, { id: number; version: number; until: number }>()
   let memoryKey: Promise<CryptoKey> | undefined
   const checking = new Map<string, Promise<boolean>>()
   let decoy: Promise<string> | undefined
@@ -38,7 +38,7 @@ export function createPasswordCheck(
     }
     if (!good || !found) return false
     if (goodLogins.size >= rememberedLogins) goodLogins.clear()
-    goodLogins.set(key, { version: found.credentialVersion, until: ctx.now() + goodLoginMs })
+    goodLogins.set(key, { id: found.credentialId, version: found.credentialVersion, until: ctx.now() + goodLoginMs })
     ctx.note({ type: 'login', actor: found.account.subject, address: exchange.address, detail: { with: 'password' } })
     ctx.touch(found.credentialId)
     return true
@@ -49,8 +49,10 @@ export function createPasswordCheck(
     const mac = await crypto.subtle.sign('HMAC', await memoryKey, new TextEncoder().encode(`${name}\0${password}`))
     const key = String.fromCharCode(...new Uint8Array(mac))
     const known = goodLogins.get(key)
-    if (found && known && known.version === found.credentialVersion && known.until > ctx.now()) return true
-    const asked = `${found?.credentialVersion} ${exchange.address} ${key}`
+    // By its row too: who has the name now may not be who had it.
+    const isKnown = known?.id === found?.credentialId && known?.version === found?.credentialVersion
+    if (found && known && isKnown && known.until > ctx.now()) return true
+    const asked = `${found?.credentialId} ${found?.credentialVersion} ${exchange.address} ${key}`
     const running = checking.get(asked) ?? checkPassword(found, password, exchange, key).finally(() => checking.delete(asked))
     checking.set(asked, running)
     return await running

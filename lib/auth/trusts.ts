@@ -115,8 +115,14 @@ export function createTrusts(
   }
 }
 
-/** The account that a trusted identity acts as, made or refreshed; its rights are an allow of its own, and its credential's limits. */
+/**
+ * The account that a trusted identity acts as, made or refreshed; its rights are an allow of its own, and its credential's limits.
+ * Errors: UNAUTHORIZED where its trust is gone.
+ */
 export async function addTrusted(sql: Sql, { subject, name, trust }: TrustedIdentity, now: number): Promise<number> {
+  // Its issuer was asked for keys meanwhile, and the trust may be gone.
+  if ((await sql.all(`SELECT 1 AS one FROM trusts WHERE id = ?`, [trust.id])).length === 0)
+    throw ociError('UNAUTHORIZED', undefined, { message: 'the trust was deleted just now' })
   const accountId = await upsertAccount(sql, { subject, name, kind: 'system', source: 'oidc', roles: trust.roles, now })
   const rule = JSON.stringify({
     effect: 'allow',
