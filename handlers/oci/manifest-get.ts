@@ -30,14 +30,20 @@ export default handler(
     async handle({ request, params: { name, reference }, principal, exchange, error, decide }, ctx) {
       const sql = ctx.metadata.read
       const text = reference.kind === 'tag' ? reference.tag : reference.digest
-      const answer = await ctx.remember<Answer | undefined>(`manifest ${name} ${text}`, async () => {
-        const manifest = await findManifest(sql, name, reference)
-        if (!manifest) return undefined
-        const body = manifest.size <= rememberedBytes ? await readManifestBody(sql, manifest.digest) : undefined
-        return { manifest, body, headers: headersOf(manifest, reference.kind === 'digest') }
-      })
-      if (!answer) throw error('MANIFEST_UNKNOWN', { name, reference: text })
-      const { manifest, headers } = answer
+      const look = () =>
+        ctx.remember<Answer | undefined>(`manifest ${name} ${text}`, async () => {
+          const manifest = await findManifest(sql, name, reference)
+          if (!manifest) return undefined
+          const body = manifest.size <= rememberedBytes ? await readManifestBody(sql, manifest.digest) : undefined
+          return { manifest, body, headers: headersOf(manifest, reference.kind === 'digest') }
+        })
+      const whole = async (found: Answer | undefined) => {
+        const body = found && (found.body ?? (await readManifestBody(sql, found.manifest.digest)))
+        return body && { ...found, body }
+      }
+      const seen = await look()
+      if (!seen) throw error('MANIFEST_UNKNOWN', { name, reference: text })
+      const { manifest, headers } = seen
       if (request.method === 'HEAD') {
         // T4: whoever may push and asks whether it is there may build on the answer, so an old row is made warm again.
         if (manifest.ownEpoch < manifest.epoch && (await decide('registry:push', { repository: name })).allow)
@@ -46,17 +52,18 @@ export default handler(
       }
       const condition = request.headers.get('if-none-match')
       if (condition !== null && matchesIfNoneMatch(condition, headers.ETag as string)) return notModified(headers)
-      const body = answer.body ?? (await readManifestBody(sql, manifest.digest))
-      if (!body) throw error('MANIFEST_UNKNOWN', { name, reference: text })
+      // Between row and body a tag may have moved, and what it named been collected: it names something all the same.
+      const answer = (await whole(seen)) ?? (await whole(await look()))
+      if (!answer) throw error('MANIFEST_UNKNOWN', { name, reference: text })
       ctx.note({
         type: 'manifest_pulled',
         actor: principal.subject,
         address: exchange.address,
         repository: name,
-        digest: manifest.digest,
+        digest: answer.manifest.digest,
         tag: reference.kind === 'tag' ? reference.tag : undefined,
       })
-      return new Response(body, { headers })
+      return new Response(answer.body, { headers: answer.headers })
     },
   }),
 )

@@ -41,13 +41,23 @@ export async function finishUpload(
 ): Promise<void> {
   const earlier = await listSegments(ctx.metadata.read, upload.inc)
   // Two statements see two states: the upload may have ended, or grown, since it was found.
-  if (earlier.length < upload.segments) throw ended()
+  if (earlier.length < upload.segments) {
+    // Ended with this digest by a request that this one repeats: as good as done here.
+    const linked = await findLinkedBlob(ctx.metadata.read, name, digest)
+    if (linked && (await ctx.metadata.write((sql) => touchLink(sql, linked.repositoryId, digest)))) return
+    throw ended()
+  }
   if (earlier.length > upload.segments) throw outOfOrder(name, upload)
   // A finisher that died between rename and row left the bytes, already proven, under their final name.
-  const renamed = earlier.length === 1 && (await ctx.blobs.stat(digest, upload.inc)) === upload.size
+  const isRenamed = async () => earlier.length === 1 && (await ctx.blobs.stat(digest, upload.inc)) === upload.size
+  let renamed = await isRenamed()
   if (!renamed && !(await ctx.blobs.segmentsIntact(upload.inc, earlier))) {
-    await ctx.metadata.write((sql) => discardUpload(sql, upload.inc))
-    throw ociError('BLOB_UPLOAD_UNKNOWN', 'part of the upload is gone; start again')
+    // Another request may have renamed the part between the two looks, and goes on to its row.
+    renamed = await isRenamed()
+    if (!renamed) {
+      await ctx.metadata.write((sql) => discardUpload(sql, upload.inc))
+      throw ociError('BLOB_UPLOAD_UNKNOWN', 'part of the upload is gone; start again')
+    }
   }
   const own: Segment[] = []
   const owner = ctx.newId()

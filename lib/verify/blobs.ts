@@ -1,5 +1,6 @@
 import { reportDamage, reportHealed } from '../blobs/damage.ts'
 import type { Base, Ports } from '../context.ts'
+import { findStoredBlob } from '../metadata/blobs.ts'
 import { type BlobRow, blobsAfter, repositoriesOf } from '../metadata/integrity.ts'
 import { type Finding, kindOfState } from './finding.ts'
 
@@ -73,6 +74,10 @@ export async function verifyBlob(
   }
   if (found !== 'whole') return await finding('damage', kindOfState[found])
   if (state === 0) return undefined
-  if (!pace) return await finding('damage', 'blob_marked')
+  if (!pace) {
+    // Healed since its row was read, perhaps.
+    const now = await findStoredBlob(ctx.metadata.read, digest)
+    return now?.inc === inc && now.state !== 0 ? await finding('damage', 'blob_marked') : undefined
+  }
   return (await reportHealed(ctx, digest, inc)) ? await finding('healed', 'blob_whole') : undefined
 }

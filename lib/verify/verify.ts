@@ -1,3 +1,4 @@
+import type { StoredFile } from '../blobs/blob-store.ts'
 import { orphansOf } from '../jobs/sweep-orphans.ts'
 import {
   aliveInTrash,
@@ -96,7 +97,7 @@ export async function* verifyStorage(
     if (signal.aborted) return
     counts.files += files.length
     yield* found(
-      (await orphansOf(ctx, files)).map(({ incarnation, digest, part }) => ({
+      (await orphansStill(ctx, files)).map(({ incarnation, digest, part }) => ({
         ...{ severity: 'orphan' as const, what: 'orphan_file' as const, digest: digest ?? '', repositories: [] },
         subject: part ?? incarnation,
       })),
@@ -150,6 +151,16 @@ async function* verifyUploads(ctx: VerifyNeeds): AsyncGenerator<Finding> {
     }
     after = last.inc
   }
+}
+
+/** Files that no row names, and that are there still a moment later: what has ended may be about to remove its own. */
+async function orphansStill(ctx: VerifyNeeds, files: readonly StoredFile[]): Promise<StoredFile[]> {
+  const orphans = await orphansOf(ctx, files)
+  if (orphans.length === 0) return []
+  await new Promise((resolve) => setTimeout(resolve, againMs))
+  const there: StoredFile[] = []
+  for (const file of await orphansOf(ctx, orphans)) if ((await ctx.blobs.wouldRemove([file])).files > 0) there.push(file)
+  return there
 }
 
 /** Requests first: looking holds the event loop. */
