@@ -30,15 +30,25 @@ export function startJobs(jobs: readonly Job[], ctx: JobContext, holder: string)
 }
 
 async function runOnce(job: Job, ctx: JobContext, holder: string, signal: AbortSignal): Promise<void> {
+  let renewing: NodeJS.Timeout | undefined
   try {
     if (job.due && !(await job.due(ctx))) return
     if (job.lease !== 'own' && !(await takeLease(ctx.metadata, job.name, holder, ctx.now()))) return
+    // One that takes longer than its lease, such as the look at a large file, is still this process's.
+    if (job.lease !== 'own')
+      renewing = setInterval(() => {
+        takeLease(ctx.metadata, job.name, holder, ctx.now()).catch((error) =>
+          ctx.log({ level: 'warn', event: 'lease_not_renewed', job: job.name, error: String(error) }),
+        )
+      }, leaseMs / 3).unref()
     const report = await job.run(ctx, signal)
     ctx.count('jobs_total', { job: job.name, result: 'ok' })
     if (Object.values(report).some((count) => count > 0)) ctx.log({ level: 'info', event: 'job', job: job.name, ...report })
   } catch (error) {
     ctx.count('jobs_total', { job: job.name, result: 'failed' })
     ctx.log({ level: 'error', event: 'job_failed', job: job.name, error: String(error) })
+  } finally {
+    clearInterval(renewing)
   }
 }
 

@@ -16,6 +16,8 @@ const { pauseGarbageCollection, resumeGarbageCollection, listGarbageFindings } =
 
 /** Of what waits, of each kind: who asks for the status may wait for it. */
 const counted = 1_000_000
+/** How often a run that another process has is looked at. */
+const pollMs = 250
 
 /** Garbage collection, asked for and looked at; a job runs it, in whichever process has jobs. */
 export const garbageOperations: readonly Operation[] = [
@@ -133,8 +135,14 @@ async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
   if (left !== undefined) await collect(left)
   const id = await askForCollection(ctx, subject, asked)
   if (id === undefined) throw ociError('CONFLICT', undefined, { message: 'a garbage collection is under way: see gc status' })
-  const run = await collect(id)
-  return { id, run: await toMessage(run ?? ((await findRun(ctx.metadata.read, id)) as GcRun), ctx) }
+  let run = (await collect(id)) ?? ((await findRun(ctx.metadata.read, id)) as GcRun)
+  // Where it is run here it is answered when it has ended, also if a process with the job was quicker to take it.
+  while (collector && run.state !== 'done' && !signal.aborted) {
+    await new Promise((resolve) => setTimeout(resolve, pollMs))
+    await collect(id)
+    run = (await findRun(ctx.metadata.read, id)) ?? run
+  }
+  return { id, run: await toMessage(run, ctx) }
 }
 
 async function toMessage(run: GcRun, ctx: AdminContext): Promise<MessageInitShape<typeof GarbageCollectionSchema>> {

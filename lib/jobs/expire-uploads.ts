@@ -26,7 +26,7 @@ export async function expire(ctx: JobContext, signal: AbortSignal): Promise<numb
     const went =
       signal.aborted || (await isPaused(ctx.metadata.read))
         ? 0
-        : await ctx.metadata.write((sql) => expireIdleUploads(sql, idleNow(ctx)))
+        : await ctx.metadata.write(async (sql) => ((await isPaused(sql)) ? 0 : await expireIdleUploads(sql, idleNow(ctx))))
     expired += went
     if (went < atOnce) return expired
     await breathe({ ctx, signal }, 1, went)

@@ -18,10 +18,11 @@ import {
   type Source,
 } from '../metadata/garbage-queue.ts'
 import { addFindings, type Finding, following, forgetFindings } from '../metadata/gc-findings.ts'
+import { noteRun } from '../metadata/gc-runs.ts'
 import type { Sql } from '../metadata/sql.ts'
 import { idleUploads } from '../metadata/uploads.ts'
 import { idleNow } from './expire-uploads.ts'
-import { breathe, type Collection, enterPhase, mayGoOn, note } from './gc-pace.ts'
+import { breathe, type Collection, enterPhase, mayGoOn, note, Stopped } from './gc-pace.ts'
 import { blobSources, linkSources, ruleOf } from './gc-phases.ts'
 
 type Judged = Verdict & { inc?: string }
@@ -33,7 +34,7 @@ type Judged = Verdict & { inc?: string }
 export async function foresee(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
   const { read, write } = c.ctx.metadata
   const { id, repoId } = c.run
-  while ((await write((sql) => forgetFindings(sql))) > 0) await breathe(c, 1, 0)
+  while ((await write(async (sql) => ((await isMine(sql, c)) ? await forgetFindings(sql) : 0))) > 0) await breathe(c, 1, 0)
 
   if (repoId === null) {
     await enterPhase(c, 'uploads')
@@ -107,15 +108,22 @@ async function findEach(
       findings.push({ kind, repoId, digest, why: garbage, size: held ? 0 : (file?.size ?? 0), shared: held ? file.size : 0 })
     }
     if (findings.length > 0) {
-      const { added, size, shared } = await c.ctx.metadata.write((sql) => addFindings(sql, c.run.id, findings))
-      found += added
-      await note(c, { [`${kind}s` as const]: added, bytes: size, shared })
+      // With their numbers, or not at all: whoever took the run over counts anew.
+      found += await c.ctx.metadata.write(async (sql) => {
+        if (!(await isMine(sql, c))) throw new Stopped('another process went on with it')
+        const { added, size, shared } = await addFindings(sql, c.run.id, findings)
+        await noteRun(sql, c, c.ctx.now(), { [`${kind}s` as const]: added, bytes: size, shared })
+        return added
+      })
     }
     c.progress = progress
     await breathe(c, performance.now() - started, items.length)
   }
   return found
 }
+
+/** Whether no other process has the run now. */
+const isMine = (sql: Sql, c: Collection) => noteRun(sql, c, c.ctx.now(), {})
 
 /** Uploads that would expire, and their files, which go with the run. */
 async function weighUploads(c: Collection): Promise<void> {

@@ -52,7 +52,9 @@ export async function removeFiles(
   ctx: Pick<JobContext, 'metadata' | 'blobs' | 'count' | 'log'>,
   dead: Parameters<JobContext['blobs']['remove']>[0],
 ): Promise<Reaped & { gone: string[] }> {
-  await ctx.blobs.noteReaped(await ctx.metadata.write(nextReap))
+  const seq = await ctx.metadata.write(async (sql) => ((await isPaused(sql)) ? undefined : await nextReap(sql)))
+  if (seq === undefined) return { files: 0, bytes: 0, shared: 0, failed: 0, gone: [] }
+  await ctx.blobs.noteReaped(seq)
   const { files, bytes, shared, failed } = await ctx.blobs.remove(dead)
   ctx.count('gc_freed_bytes_total', {}, bytes)
   ctx.count('gc_removed_total', { what: 'file' }, files)

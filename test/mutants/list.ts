@@ -67,7 +67,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: 'files go before the number of their removal is noted',
     layers: [protocol('garbage'), protocol('start'), contract('blobs')],
-    changes: [['lib/jobs/reap-trash.ts', '  await ctx.blobs.noteReaped(await ctx.metadata.write(nextReap))\n', '']],
+    changes: [['lib/jobs/reap-trash.ts', '  await ctx.blobs.noteReaped(seq)\n', '']],
   },
   // The database.
   {
