@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { parseListen } from './addresses.ts'
 import type { Kind } from './config-keys.ts'
 
@@ -17,6 +18,14 @@ const sizeUnits: Readonly<Record<string, number>> = {
   TIB: 2 ** 40,
 }
 
+/** Strictly: what the matcher alone would take as well are octal and short forms, which mean other addresses than they seem to. */
+function isNetwork(text: string): boolean {
+  const [, address, bits] = /^([^/]+)(?:\/([0-9]{1,3}))?$/.exec(text) ?? []
+  const family = isIP(address ?? '')
+  if (family === 0 || /^::ffff:/i.test(text) || text.includes('%')) return false
+  return bits === undefined || Number(bits) <= (family === 4 ? 32 : 128)
+}
+
 /** A value of the file or of a variable as its kind reads it. Shape: the value, or an Error that says what was expected. */
 export function parseValue(kind: Kind, raw: unknown): Value | Error {
   const text = typeof raw === 'number' || typeof raw === 'bigint' || typeof raw === 'boolean' ? String(raw) : raw
@@ -32,8 +41,7 @@ export function parseValue(kind: Kind, raw: unknown): Value | Error {
     if (!list) return new Error('a list of texts')
     if (kind === 'networks')
       for (const entry of list)
-        if (!/^[0-9a-fA-F:.]+(\/[0-9]{1,3})?$/.test(entry))
-          return new Error(`addresses or networks such as 10.0.0.0/8; ${entry} is none`)
+        if (!isNetwork(entry)) return new Error(`addresses or networks such as 10.0.0.0/8; ${entry} is none`)
     return list
   }
   if (typeof text !== 'string') return new Error('a single value')

@@ -116,8 +116,11 @@ export function loadConfig(options: {
   ] as const) {
     const port = options.env[variable]
     if (port === undefined || port === '') continue
-    const host = String(values.get(key) ?? values.get('server.listen_addr') ?? ':').replace(/:[0-9]*$/, '')
-    if (/^[0-9]{1,5}$/.test(port)) values.set(key, `${host}:${port}`)
+    const address = String(values.get(key) ?? values.get('server.listen_addr') ?? ':')
+    // A socket has no port.
+    if (address.startsWith('unix:')) continue
+    const host = address.replace(/:[0-9]*$/, '')
+    if (/^[0-9]{1,5}$/.test(port) && Number(port) <= 65_535) values.set(key, `${host}:${port}`)
     else problems.push({ key: `$${variable}`, from: 'environment', value: port, expected: 'a port number' })
   }
   const config = assemble(values, problems, found)

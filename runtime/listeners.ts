@@ -3,7 +3,7 @@ import { createServer, type Server } from 'node:http'
 import type { Http2SecureServer, Http2Server, ServerHttp2Session } from 'node:http2'
 import type { AddressInfo, Socket } from 'node:net'
 import type { TLSSocket } from 'node:tls'
-import { isLoopback, parseListen, plainAddress } from './addresses.ts'
+import { isLoopback, networkMatcher, parseListen, plainAddress } from './addresses.ts'
 import type { Alarm } from './alarms.ts'
 import type { Connections } from './drain.ts'
 import type { ServerOptions } from './server.ts'
@@ -63,9 +63,6 @@ function secureServer(tls: LoadedTls): Http2SecureServer {
   return server
 }
 
-/** What sockaddr_un holds, less what the temporary name adds. */
-const socketPathMost = 95
-
 /**
  * Listens on `host:port`, or on `unix:` and a path: a socket of mode 0660, which says who may be the proxy in front. One that a dead process
  * left is replaced, one that still answers is not.
@@ -83,8 +80,6 @@ export async function listenOn(server: AnyServer, listen: string): Promise<{ por
     return { port: (server.address() as AddressInfo).port, leave: () => undefined }
   }
   const path = listen.slice(5)
-  if (Buffer.byteLength(path) > socketPathMost)
-    throw new Error(`the path of a socket has ${socketPathMost} bytes at most: choose a shorter one than ${path}`)
   await refuseTaken(path)
   // Under another name first: nobody meets the socket before it listens, with the rights it is to have.
   const temporary = `${path}.${process.pid}`
@@ -123,6 +118,7 @@ export function countSockets(
     socket.once('close', () => uses.delete(socket))
   }
   const secure = 'setSecureContext' in server
+  const trusted = networkMatcher(options.trustedProxies)
   // Over TLS requests come on the socket that decrypts; those of HTTP/2 are its session's.
   if (secure)
     server.on('secureConnection', (socket: TLSSocket) => {
@@ -134,7 +130,7 @@ export function countSockets(
   server.on('connection', (socket: Socket) => {
     const address = plainAddress(socket.remoteAddress)
     const count = (perAddress.get(address) ?? 0) + 1
-    const proxied = options.trustedProxies.length > 0 || isLoopback(address) || address === 'unix'
+    const proxied = trusted(address) || isLoopback(address) || address === 'unix'
     // A connection that is reset is no news.
     socket.on('error', () => undefined)
     const full = sockets.size - turnedAway.size >= options.limits.connections

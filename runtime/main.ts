@@ -43,7 +43,10 @@ async function serve(
   if (config.server.workers !== undefined && !worker) {
     const logger = await createLogger(config.log)
     const { superviseWorkers } = await import('./workers.ts')
-    return await superviseWorkers(config, inherited, logger, (serving) => greet(logger, serving, config, assets, notes))
+    // What it does not mount another process may listen for.
+    const servesRpc = list.handlers.includes('admin/rpc')
+    const greeted = (serving: Serving) => greet(logger, serving, config, assets, notes)
+    return await superviseWorkers(config, inherited, servesRpc, logger, greeted)
   }
   const handlers = lateHandlers(loaders, assets.routes, list.handlers)
   const fatal = (error: Error) => {
@@ -51,7 +54,7 @@ async function serve(
     process.exit(70)
   }
   const app = await createApp(config, assets, handlers, fatal, list.jobs, worker, rollback)
-  const server = await startAppServer(app, config, inherited)
+  const server = await startAppServer(app, config, inherited, worker ? 'worker' : 'alone')
   app.startJobs(list.jobs)
   const { url, port, grpcPort, adminPort } = server
   const serving: Serving = { version: assets.version, url, port, grpcPort, adminPort, admin: app.admin }
@@ -70,11 +73,13 @@ export async function startAppServer(
   app: App,
   config: Config,
   inherited: readonly InheritedSocket[] = [],
+  as: 'alone' | 'worker' = 'alone',
 ): Promise<RunningServer> {
   const { server } = config
   return await startServer({
     listen: server.listenAddr,
     inherited,
+    opensNone: as === 'worker',
     grpcListen: app.servesRpc ? server.grpcAddr : undefined,
     adminListen: server.adminAddr,
     grpc: app.servesRpc ? lateGrpc(app) : undefined,

@@ -9,7 +9,7 @@ import type { Alarm } from './alarms.ts'
 import { type Connections, drainServers } from './drain.ts'
 import { type AnyServer, countSockets, limitSessions, listenOn, makeServer, onClientError, type Part } from './listeners.ts'
 import { type State, serve } from './serve-request.ts'
-import type { InheritedSocket } from './sockets.ts'
+import { type InheritedSocket, listenerOf } from './sockets.ts'
 import { currentStamp, loadTls, type TlsFiles } from './tls.ts'
 
 export type Req = IncomingMessage | Http2ServerRequest
@@ -32,6 +32,8 @@ export interface ServerOptions {
   listen: string
   /** Listening sockets that another process holds: they take the place of the addresses they are named for. */
   inherited?: readonly InheritedSocket[]
+  /** For a worker: its parent holds every address, so it opens none, whatever the configuration says by now. */
+  opensNone?: boolean
   /** A port of its own for gRPC, which plain HTTP/1.1 cannot share; the same forms. */
   grpcListen?: string
   /** A listener of its own for the administration, which then is nowhere else. */
@@ -77,8 +79,14 @@ export function installFetch(): void {
  * Errors: a plain Error where the address cannot be had, or where passwords would cross a network in the clear.
  */
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  for (const listen of [options.listen, options.grpcListen, options.adminListen])
-    if (listen !== undefined) checkClear(listen, options)
+  const handed = (part: string) => (options.inherited ?? []).filter(({ name }) => listenerOf(name) === part)
+  const own = (part: string, listen: string | undefined) => (options.opensNone || handed(part).length > 0 ? undefined : listen)
+  const listens = {
+    registry: own('registry', options.listen),
+    grpc: own('grpc', options.grpcListen),
+    admin: own('admin', options.adminListen),
+  }
+  for (const listen of Object.values(listens)) if (listen !== undefined) checkClear(listen, options)
   let tls = options.tls && loadTls(options.tls)
   const trusted = networkMatcher(options.trustedProxies)
   const state: State = { draining: false, active: 0, uses: new Map(), turnedAway: new Set() }
@@ -112,18 +120,17 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   }
 
   /** Opens the sockets that are handed to us for a listener, else its address. Shape: the first one's port. */
-  async function openAll(part: 'registry' | 'grpc' | 'admin', listen: string | undefined, as: Part): Promise<number | undefined> {
-    const given = handed(part)
+  async function openAll(part: keyof typeof listens, as: Part): Promise<number | undefined> {
     const ports: number[] = []
-    for (const place of given.length > 0 ? given : listen === undefined ? [] : [listen]) ports.push(await open(place, as))
+    for (const place of [...handed(part), ...(listens[part] === undefined ? [] : [listens[part]])])
+      ports.push(await open(place, as))
     return ports[0]
   }
-  const handed = (part: string) => (options.inherited ?? []).filter(({ name }) => listenerOf(name) === part)
 
-  const apart = options.adminListen === undefined && handed('admin').length === 0 ? 'all' : 'registry'
-  const port = (await openAll('registry', options.listen, apart)) as number
-  const grpcPort = options.grpc && (await openAll('grpc', options.grpcListen, 'grpc'))
-  const adminPort = await openAll('admin', options.adminListen, 'admin')
+  const apart = listens.admin === undefined && handed('admin').length === 0 ? 'all' : 'registry'
+  const port = (await openAll('registry', apart)) as number
+  const grpcPort = options.grpc && (await openAll('grpc', 'grpc'))
+  const adminPort = await openAll('admin', 'admin')
 
   const reload = options.tls && setInterval(() => reloadTls(), 5_000).unref()
   function reloadTls(): void {
@@ -167,11 +174,6 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
 
 /** How long nothing must have been asked on a connection before it is closed under its client. */
 const lingerMs = 1_000
-
-/** Which listener a handed socket is: those that are named so, else the registry's. */
-function listenerOf(name: string): 'registry' | 'grpc' | 'admin' {
-  return name === 'grpc' || name === 'admin' ? name : 'registry'
-}
 
 /** Errors: a plain Error where passwords would cross a network in the clear. */
 function checkClear(listen: string, options: ServerOptions): void {

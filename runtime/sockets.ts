@@ -1,5 +1,6 @@
-import { chmodSync, lstatSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, lstatSync, rmSync } from 'node:fs'
 import * as net from 'node:net'
+import { dirname } from 'node:path'
 import { getSystemErrorMessage, getSystemErrorName } from 'node:util'
 import { parseListen } from './addresses.ts'
 
@@ -11,6 +12,11 @@ export interface InheritedSocket {
 }
 
 const firstFd = 3
+
+/** Which listener a handed socket is: those that are named so, else the registry's. */
+export function listenerOf(name: string): 'registry' | 'grpc' | 'admin' {
+  return name === 'grpc' || name === 'admin' ? name : 'registry'
+}
 
 /**
  * The sockets of the environment, as systemd hands them and as a parent hands them to its workers. `LISTEN_PID` guards against variables
@@ -85,8 +91,15 @@ async function bindPath(create: Create, path: string): Promise<Handle | number> 
   return handle
 }
 
-/** Errors: a plain Error where something answers at `path`, or where it is no socket. */
+/** What sockaddr_un holds, less what a temporary name adds. */
+const socketPathMost = 95
+
+/** Errors: a plain Error where something answers at `path`, where it is no socket, and where there can be none. */
 export async function refuseTaken(path: string): Promise<void> {
+  if (Buffer.byteLength(path) > socketPathMost)
+    throw new Error(`the path of a socket has ${socketPathMost} bytes at most: choose a shorter one than ${path}`)
+  // The platform calls that a lack of permission.
+  if (!existsSync(dirname(path))) throw new Error(`there is no directory ${dirname(path)} for the socket ${path}: make it first`)
   const found = lstatSync(path, { throwIfNoEntry: false })
   if (!found) return
   if (!found.isSocket()) throw new Error(`${path} is there and is no socket: remove it, or listen elsewhere`)

@@ -27,13 +27,22 @@ export function loadTls(files: TlsFiles): LoadedTls {
   if ((statSync(files.key).mode & 0o037) !== 0)
     throw new Error(`${files.key}: a key that others can read or write; chmod 0600 or 0640`)
   const context = { cert: readFileSync(files.cert), key: readFileSync(files.key) }
-  const certificate = new X509Certificate(context.cert)
-  createSecureContext(context)
+  const certificate = named(files.cert, () => new X509Certificate(context.cert))
+  named(`${files.cert} with ${files.key}`, () => createSecureContext(context))
   const names = (certificate.subjectAltName ?? '').split(', ').flatMap((entry) => {
     const match = /^(?:DNS|IP Address):(.+)$/.exec(entry)
     return match ? [(match[1] as string).toLowerCase()] : []
   })
   return { context, names, stamp }
+}
+
+/** What OpenSSL says names no file. */
+function named<T>(what: string, read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    throw new Error(`${what}: ${(error as Error).message}`, { cause: error })
+  }
 }
 
 /** The stamp of the files as they are now, without reading them; undefined while they are being replaced. */

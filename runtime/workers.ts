@@ -3,7 +3,7 @@ import { isSea } from 'node:sea'
 import type { Config } from './config.ts'
 import type { Logger } from './logger.ts'
 import type { MetricSnapshot } from './metrics.ts'
-import { type HeldSocket, handingOn, holdSocket, type InheritedSocket } from './sockets.ts'
+import { type HeldSocket, handingOn, holdSocket, type InheritedSocket, listenerOf } from './sockets.ts'
 import { type Serving, type ToParent, type ToWorker, workerVariable } from './worker.ts'
 import { createWorkerMetrics } from './worker-metrics.ts'
 
@@ -41,12 +41,13 @@ interface Worker {
 export async function superviseWorkers(
   config: Config,
   inherited: readonly InheritedSocket[],
+  servesRpc: boolean,
   logger: Logger,
   greet: (serving: Serving) => void,
 ): Promise<void> {
   const count = config.server.workers ?? 1
-  const held = inherited.length > 0 ? [] : await holdSockets(config)
-  const sockets: readonly InheritedSocket[] = inherited.length > 0 ? inherited : held
+  const held = await holdSockets(config, inherited, servesRpc)
+  const sockets: readonly InheritedSocket[] = [...inherited, ...held]
   const workers = new Set<Worker>()
   const metrics = createWorkerMetrics(() => [...workers].filter((worker) => worker.serving !== undefined).length)
   let failures = 0
@@ -228,11 +229,16 @@ export async function superviseWorkers(
   await reloadWhileAsked()
 }
 
-/** The sockets of the configuration's addresses, under the names that a worker knows them by. */
-async function holdSockets({ server }: Config): Promise<HeldSocket[]> {
-  const held = [await holdSocket(server.listenAddr, 'registry')]
-  if (server.grpcAddr !== undefined) held.push(await holdSocket(server.grpcAddr, 'grpc'))
-  if (server.adminAddr !== undefined) held.push(await holdSocket(server.adminAddr, 'admin'))
+/** The sockets of the configuration's addresses that nobody hands us, under the names that a worker knows them by. */
+async function holdSockets({ server }: Config, inherited: readonly InheritedSocket[], servesRpc: boolean): Promise<HeldSocket[]> {
+  const held: HeldSocket[] = []
+  for (const [name, listen] of [
+    ['registry', server.listenAddr],
+    ['grpc', servesRpc ? server.grpcAddr : undefined],
+    ['admin', server.adminAddr],
+  ] as const)
+    if (listen !== undefined && !inherited.some((socket) => listenerOf(socket.name) === name))
+      held.push(await holdSocket(listen, name))
   return held
 }
 

@@ -5,6 +5,7 @@ import {
   chownSync,
   copyFileSync,
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -169,14 +170,14 @@ function uninstall(place: Place, scope: 'and data' | 'not data'): void {
 /** Stops and disables what of these files are units. */
 function stopUnits(root: string, paths: readonly string[]): void {
   if (!onThisSystem(root)) return
-  for (const path of paths.filter((path) => path.startsWith(`${unitFolder}/`))) {
-    const unit = path.slice(unitFolder.length + 1)
+  const units = paths.filter((path) => path.startsWith(`${unitFolder}/`)).map((path) => path.slice(unitFolder.length + 1))
+  // Services last: a client or a timer would start one again.
+  for (const unit of units.sort((a, b) => Number(a.endsWith('.service')) - Number(b.endsWith('.service'))))
     for (const words of [
       ['stop', unit.replace('@.', '@*.')],
       ['disable', unit],
     ])
       spawnSync('systemctl', words, { stdio: 'ignore' })
-  }
 }
 
 const isChanged = (root: string, path: string, hash: string) =>
@@ -200,7 +201,12 @@ function remove(root: string, path: string): void {
 
 /** Files that belong to a number nobody has would be the next account's, so a user with files stays. */
 function removeUser(root: string): void {
-  const owned = [data, snapshots, cache].filter((path) => existsSync(join(root, path)))
+  const { gid } = findUser(root) ?? {}
+  const beside = existsSync(join(root, dirname(config))) ? readdirSync(join(root, dirname(config)), { recursive: true }) : []
+  const owned = [
+    ...[data, snapshots, cache].filter((path) => existsSync(join(root, path))),
+    ...beside.map((name) => join(dirname(config), String(name))).filter((path) => lstatSync(join(root, path)).gid === gid),
+  ]
   if (owned.length > 0) console.log(`kept     the user ${user}, who owns ${owned.join(', ')}`)
   else if (spawnSync('userdel', [...prefixOf(root), user], { stdio: ['ignore', 'ignore', 'inherit'] }).status === 0)
     console.log(`removed  the user ${user}`)
@@ -246,7 +252,8 @@ function writeRecord(place: Place, record: Installed): void {
   const file = join(place.root, recordPath(place))
   for (const path of [dirname(dirname(recordPath(place))), dirname(recordPath(place))]) {
     if (existsSync(join(place.root, path))) continue
-    mkdirSync(join(place.root, path), { mode: 0o755 })
+    mkdirSync(join(place.root, path))
+    chmodSync(join(place.root, path), 0o755)
     record.directories.push(path)
   }
   const text = `${JSON.stringify(record, null, 1)}\n`

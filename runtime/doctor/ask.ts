@@ -45,7 +45,8 @@ const timeoutMs = 15_000
 const bodyMost = 64 * 1024 * 1024
 
 /**
- * One request on a connection of its own, the target as it is written. Certificates are judged elsewhere: here what they protect is still looked at.
+ * One request on a connection of its own, the target as it is written. Certificates are judged elsewhere: here what they protect is still looked at,
+ * but the login of `to` is given only where the certificate is trusted.
  * Errors: `Lost`, with the code `ETIMEDOUT` after the time, else with that of the socket.
  */
 export async function ask(
@@ -64,7 +65,8 @@ export async function ask(
       method,
       agent: false,
       ca: to.ca,
-      rejectUnauthorized: false,
+      // A login goes to nobody but the registry.
+      rejectUnauthorized: to.authorization !== undefined && headers.authorization === to.authorization,
       headers: { host: to.url.host, ...(length === undefined ? {} : { 'content-length': String(length) }), ...headers },
     } as never)
     const timer = setTimeout(() => {

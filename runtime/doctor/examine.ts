@@ -1,3 +1,4 @@
+import { isLoopback } from '../addresses.ts'
 import { examineAnonymously } from './anonymous.ts'
 import { orLost, type Public } from './ask.ts'
 import type { Finding } from './finding.ts'
@@ -19,7 +20,16 @@ export async function examine(to: Public): Promise<Finding[]> {
   // Without a challenge nothing behind it is a registry's.
   const reached = !findings.some(({ what }) => what === 'challenge')
   if (reached) await orLost(examineGrpc(to, find), find)
-  if (reached && to.authorization !== undefined) await orLost(examineSigned(to, find), find)
+  const isPrivate =
+    to.url.protocol === 'https:' ? !findings.some(({ what }) => what === 'certificate') : isLoopback(to.url.hostname)
+  if (reached && to.authorization !== undefined && !isPrivate)
+    find({
+      what: 'login',
+      severity: 'note',
+      says: 'the login was not sent, since somebody else might get it: no upload, no download and no stream was looked at',
+      cures: { mcr: 'an https address, a certificate that is trusted here, or --ca-cert <its authority>' },
+    })
+  else if (reached && to.authorization !== undefined) await orLost(examineSigned(to, find), find)
   else if (reached)
     find({
       what: 'login',

@@ -1,5 +1,5 @@
 import { X509Certificate } from 'node:crypto'
-import { existsSync, lstatSync, readFileSync, statfsSync, statSync } from 'node:fs'
+import { accessSync, constants, existsSync, lstatSync, readFileSync, statfsSync, statSync } from 'node:fs'
 import { open, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { Assets } from '../app.ts'
@@ -9,7 +9,7 @@ import type { Config } from '../config.ts'
 import { openDatabaseFile } from '../database-file.ts'
 import { missingMigration } from '../migrate.ts'
 import { createSpace, spaceOptions } from '../space.ts'
-import type { Find } from './finding.ts'
+import type { Find, Finding } from './finding.ts'
 
 const walAlarmBytes = 64 * 1024 * 1024
 const soonMs = 14 * 86_400_000
@@ -20,13 +20,18 @@ const memoryFileSystems = [0x01021994, 0x858458f6]
 /** The registry's own host: disk, rights, database, keys, configuration. Changes nothing but one file that it makes and removes. */
 export async function examineMachine(config: Config, assets: Pick<Assets, 'migrations'>, find: Find): Promise<void> {
   const { storage, database } = config
-  if (!existsSync(storage.root)) {
+  const unread = unreadable(storage.root)
+  if (unread?.code === 'ENOENT') {
     find({
       what: 'root',
       severity: 'wrong',
       says: `there is no storage.root ${storage.root}`,
       cures: { mcr: 'start the registry once, or name the right storage.root (--config, MCR_STORAGE_ROOT)' },
     })
+    return
+  }
+  if (unread) {
+    find(rights(`${storage.root} cannot be read`, storage.root, unread))
     return
   }
   await disk(config, find)
@@ -43,6 +48,15 @@ export async function examineMachine(config: Config, assets: Pick<Assets, 'migra
       says: `this shell allows ${limit} open files: each download and each connection is one`,
       cures: { mcr: 'LimitNOFILE=65536 in the unit, ulimit -n 65536 in a shell' },
     })
+}
+
+function unreadable(directory: string): NodeJS.ErrnoException | undefined {
+  try {
+    accessSync(directory, constants.R_OK | constants.X_OK)
+    return undefined
+  } catch (error) {
+    return error as NodeJS.ErrnoException
+  }
 }
 
 async function disk({ storage, database }: Config, find: Find): Promise<void> {
@@ -97,16 +111,18 @@ async function disk({ storage, database }: Config, find: Find): Promise<void> {
     await handle.sync()
     await handle.close()
   } catch (error) {
-    find({
-      what: 'rights',
-      severity: 'wrong',
-      says: `nothing can be written to ${uploads} by uid ${process.getuid?.()}: ${(error as Error).message}`,
-      cures: { mcr: `run the doctor as the registry's user; else chown -R <that user> ${storage.root}` },
-    })
+    find(rights(`nothing can be written to ${uploads}`, storage.root, error as Error))
   } finally {
-    await rm(probe, { force: true })
+    await rm(probe, { force: true }).catch(() => undefined)
   }
 }
+
+const rights = (what: string, root: string, error: Error): Finding => ({
+  what: 'rights',
+  severity: 'wrong',
+  says: `${what} by uid ${process.getuid?.()}: ${error.message}`,
+  cures: { mcr: `run the doctor as the registry's user; else chown -R <that user> ${root}` },
+})
 
 async function databaseFile(path: string, assets: Pick<Assets, 'migrations'>, find: Find): Promise<void> {
   if (!existsSync(path)) {
@@ -128,7 +144,15 @@ async function databaseFile(path: string, assets: Pick<Assets, 'migrations'>, fi
   }
   try {
     const store = await openDatabaseFile(path, { onFatal: broken, readOnly: true })
-    const missing = await missingMigration(store, assets.migrations)
+    const missing = await missingMigration(store, assets.migrations).catch((error: Error) => {
+      find({
+        what: 'schema',
+        severity: 'wrong',
+        says: error.message,
+        cures: { mcr: 'the version that it names; the data is as it was' },
+      })
+      return undefined
+    })
     if (missing !== undefined)
       find({
         what: 'schema',

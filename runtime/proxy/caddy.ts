@@ -1,5 +1,5 @@
 import { accelHeaders } from '../accel.ts'
-import type { Site } from './nginx.ts'
+import { quoted, type Site } from './nginx.ts'
 import type { Group, Plan, Rule } from './plan.ts'
 
 /** Caddy's own spelling of an address: `unix//path`, or `host:port`. */
@@ -26,7 +26,7 @@ export function caddyConfig({ rules, rest, unserved }: Plan, site: Site): string
     '',
     `${site.url} {`,
     ...(site.bind === undefined ? [] : [`\tbind ${site.bind}`]),
-    ...(site.url.startsWith('https:') ? [`\ttls ${site.cert} ${site.key}`] : []),
+    ...(site.url.startsWith('https:') ? [`\ttls ${quoted(site.cert)} ${quoted(site.key)}`] : []),
     ...(site.grpc === undefined ? [] : grpcBlock(site.grpc)),
     '\troute {',
     '\t\t# Which process serves a request: its method and the end of its raw path decide, since names may hold every word of a route.',
@@ -98,7 +98,7 @@ function accelBlock({ directory, prefix }: { directory: string; prefix: string }
     '\t# Blobs that the registry has allowed (server.accel = caddy): their headers are those of its answer.',
     '\t@accel header X-Accel-Redirect *',
     '\thandle_response @accel {',
-    `\t\troot * ${directory}`,
+    `\t\troot * ${quoted(directory)}`,
     '\t\trewrite * {rp.header.X-Accel-Redirect}',
     `\t\turi strip_prefix ${prefix.replace(/\/$/, '')}`,
     '\t\tmethod {http.request.method}',

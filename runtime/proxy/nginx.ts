@@ -15,6 +15,9 @@ export interface Site {
   accel?: { directory: string; prefix: string }
 }
 
+/** A path as both proxies read it. */
+export const quoted = (path: string) => (/^[\w./:@+-]+$/.test(path) ? path : JSON.stringify(path))
+
 /**
  * nginx's configuration for a plan: to be included in `http { }`. Every line that a registry needs and nginx does not have by default says
  * why it is there.
@@ -22,7 +25,8 @@ export interface Site {
 export function nginxConfig({ groups, rules, rest, unserved }: Plan, site: Site): string {
   const { protocol, hostname, port } = new URL(site.url)
   const tls = protocol === 'https:'
-  const at = `${site.bind === undefined ? '' : `${site.bind}:`}${port || (tls ? 443 : 80)}`
+  const bind = site.bind?.includes(':') && !site.bind.startsWith('[') ? `[${site.bind}]` : site.bind
+  const at = `${bind === undefined ? '' : `${bind}:`}${port || (tls ? 443 : 80)}`
   const lines = [
     '# Written by `mcr routes --nginx`, from the declarations of the routes: do not edit, write it again. Include it in http { }.',
     ...unserved.map((route) => `# No upstream serves ${route}.`),
@@ -40,8 +44,8 @@ export function nginxConfig({ groups, rules, rest, unserved }: Plan, site: Site)
     `  server_name ${hostname};`,
     ...(tls
       ? [
-          `  ssl_certificate ${site.cert};`,
-          `  ssl_certificate_key ${site.key};`,
+          `  ssl_certificate ${quoted(site.cert)};`,
+          `  ssl_certificate_key ${quoted(site.key)};`,
           '  ssl_protocols TLSv1.2 TLSv1.3;',
           '  ssl_session_cache shared:mcr:10m;',
         ]
@@ -130,7 +134,7 @@ function accelLocation({ directory, prefix }: { directory: string; prefix: strin
     '  # Blobs that the registry has allowed (server.accel = nginx). Nobody comes here from outside.',
     `  location ${prefix} {`,
     '    internal;',
-    `    alias ${directory.replace(/\/*$/, '/')};`,
+    `    alias ${quoted(directory.replace(/\/*$/, '/'))};`,
     '    types { }',
     '    default_type application/octet-stream;',
     '    sendfile on;',

@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
   appendFileSync,
+  chownSync,
   existsSync,
   globSync,
   mkdirSync,
@@ -154,6 +155,23 @@ test('the user stays while anything is theirs; --data removes the cache and says
     everything().filter((path) => path.includes('mcr')),
     ['/var/lib/mcr-snapshots', '/var/lib/mcr-snapshots/file'],
   )
+})
+
+test('the user stays while a key or a configuration is readable for their group', () => {
+  install()
+  const [, gid] = /^mcr:[^:]*:\d+:(\d+):/m.exec(readFileSync(join(root, 'etc/passwd'), 'utf8')) as RegExpExecArray
+  mkdirSync(join(root, 'etc/mcr/tls'))
+  const key = join(root, 'etc/mcr/tls/key.pem')
+  writeFileSync(key, 'secret', { mode: 0o640 })
+  chownSync(key, 0, Number(gid))
+  assert.match(uninstall('--data'), /kept +the user mcr, who owns \/etc\/mcr\/tls\/key\.pem\n/)
+  assert.match(readFileSync(join(root, 'etc/passwd'), 'utf8'), /^mcr:/m)
+})
+
+test('directories that it makes are open to those who pass through', () => {
+  install()
+  for (const path of ['usr', 'usr/local', 'usr/local/share', 'usr/local/share/mcr', 'etc/mcr'])
+    assert.equal(statSync(join(root, path)).mode & 0o777, 0o755, path)
 })
 
 test('a unit that this version has no more goes with the upgrade, or stays known where it was changed', () => {

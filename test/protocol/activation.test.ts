@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { Agent, type IncomingMessage, request } from 'node:http'
 import { connect } from 'node:http2'
 import { createServer } from 'node:net'
@@ -11,7 +11,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { holdSocket } from '../../runtime/sockets.ts'
-import { killAtExit, listeningPort, makeCertificate, mcrCommand, password } from '../support/process.ts'
+import { killAtExit, listeningPort, makeCertificate, mcrCommand, password, spawnRegistry } from '../support/process.ts'
 
 const scratch = mkdtempSync(join(tmpdir(), 'mcr-activation-'))
 after(() => rmSync(scratch, { recursive: true, force: true }))
@@ -106,6 +106,56 @@ test('what would send passwords in the clear is refused on a handed socket too; 
   const port = await listeningPort(other)
   assert.equal((await ask({ port, path: '/v2/' })).status, 200)
   await end(other)
+})
+
+test('with workers the parent holds what nobody hands it, and addresses stay what they were until a restart', async () => {
+  const [port, adminPort, laterPort] = [await freePort(), await freePort(), await freePort()]
+  const socket = await holdSocket(`127.0.0.1:${port}`, 'registry')
+  const file = join(scratch, 'workers.toml')
+  const lines = ['[server]', 'workers = 2', 'listen_addr = "0.0.0.0:1"', `admin_addr = "127.0.0.1:${adminPort}"`]
+  writeFileSync(file, lines.join('\n'))
+  const child = startWith([socket.fd], '', { ...settings('workers'), MCR_CONFIG: file })
+  let log = ''
+  child.stdout?.on('data', (chunk) => {
+    log += chunk
+  })
+  const said = async (what: RegExp) => {
+    for (let waited = 0; !what.test(log); waited += 50) {
+      assert.ok(waited < 30_000, log)
+      await sleep(50)
+    }
+  }
+  await said(/"event":"listening"/)
+  assert.equal(log.match(/"event":"worker_serves"/g)?.length, 2, log)
+  assert.equal((await ask({ port, path: '/v1/accounts' })).status, 404)
+  assert.equal((await ask({ port: adminPort, path: '/v1/accounts' })).status, 200)
+  writeFileSync(file, [...lines, `grpc_addr = "127.0.0.1:${laterPort}"`].join('\n'))
+  child.kill('SIGHUP')
+  await said(/"state":"(done|given up)"/)
+  assert.doesNotMatch(log, /given up/)
+  await end(child)
+  socket.close()
+})
+
+test('a part with workers leaves the address of gRPC to the part that mounts it', async () => {
+  const grpc = join(scratch, 'part-grpc.sock')
+  const start = async (part: string) => {
+    const env = {
+      ...settings('parts'),
+      MCR_SERVER_WORKERS: '1',
+      MCR_SERVER_LISTEN_ADDR: `unix:${scratch}/${part}.sock`,
+      MCR_SERVER_GRPC_ADDR: `unix:${grpc}`,
+    } as Record<string, string>
+    const child = spawnRegistry(['--mount', part], env)
+    await listeningPort(child)
+    return child
+  }
+  const [admin, auth] = [await start('admin'), await start('auth')]
+  await end(admin)
+  assert.ok(statSync(grpc).isSocket(), 'the socket of the part that serves')
+  const again = await start('admin')
+  await end(again)
+  await end(auth)
 })
 
 test('a process that leaves says so on its connections before it closes them, and the next one is already there', async () => {

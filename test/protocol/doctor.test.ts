@@ -2,10 +2,11 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, cpSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { DatabaseSync } from 'node:sqlite'
 import { after, type TestContext, test } from 'node:test'
 import { examine } from '../../runtime/doctor/examine.ts'
 import { freePort } from '../support/ports.ts'
@@ -158,12 +159,20 @@ for (const [kind, seeds] of [
   })
 }
 
-test('a certificate that nobody trusts is found', async () => {
-  const { findings } = await diagnose('nginx', (text) => text, 'nothing')
+test('a certificate that nobody trusts is found, and whoever has it gets no login', async () => {
+  const log = join(dir, 'authorization')
+  const { findings } = await diagnose(
+    'nginx',
+    (text) =>
+      `log_format authorization "$http_authorization";\n${text.replace('server_tokens off;', `access_log ${log} authorization;`)}`,
+    'nothing',
+  )
   assert.deepEqual(
     findings.map(({ what }) => what),
-    ['certificate'],
+    ['certificate', 'login'],
   )
+  assert.match(findings[1]?.says ?? '', /the login was not sent/)
+  assert.deepEqual(readFileSync(log, 'utf8').match(/Basic/g), null)
 })
 
 test('the clock of a registry whose proxy writes the date itself is found wrong', {
@@ -310,4 +319,37 @@ test('without an address it looks at this machine', () => {
   rmSync(join(root, 'admin-password'))
   chmodSync(join(root, 'auth.key'), 0o600)
   assert.deepEqual(says({ MCR_STORAGE_ROOT: join(dir, 'none') }), { status: 8, found: ['root'] })
+})
+
+test('on this machine a database that is too new is not called corrupted', () => {
+  const newer = join(dir, 'newer')
+  cpSync(root, newer, { recursive: true, filter: (path) => !/ballast/.test(path) })
+  const database = new DatabaseSync(join(newer, 'mcr.db'))
+  database.exec(`INSERT INTO mcr_schema(name, sum) VALUES ('9999-later', '')`)
+  database.close()
+  const { status, stdout } = mcr(['doctor'], { ...settings, MCR_STORAGE_ROOT: newer })
+  assert.equal(status, 8)
+  assert.match(stdout, /WRONG schema: .*run the version that made it/)
+  assert.doesNotMatch(stdout, /corrupted/)
+})
+
+test('on this machine somebody else than its user is told so', { skip: process.getuid?.() !== 0 && 'needs root' }, () => {
+  for (const [outer, mode] of [
+    [0o700, 0o700],
+    [0o755, 0o700],
+    [0o755, 0o755],
+  ] as const) {
+    chmodSync(dir, outer)
+    chmodSync(root, mode)
+    const words = ['--reuid=65534', '--regid=65534', '--clear-groups', file, ...first, 'doctor']
+    const { status, stdout } = spawnSync('setpriv', words, {
+      encoding: 'utf8',
+      env: { PATH: process.env.PATH, HOME: dir, ...settings },
+    })
+    assert.equal(status, 8, mode.toString(8))
+    assert.match(stdout, /WRONG rights: .*uid 65534/)
+    assert.match(stdout, /run the doctor as the registry's user/)
+  }
+  chmodSync(root, 0o700)
+  chmodSync(dir, 0o700)
 })

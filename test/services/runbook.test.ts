@@ -87,8 +87,13 @@ test('to move it, nothing is left that could write', async () => {
 
 // The bundle has not put itself there.
 if (process.env.MCR_TEST_COMMAND)
-  test('the executable takes itself away', async () => {
+  test('the executable takes itself away while clients knock at the socket', async () => {
+    await run('systemctl', 'enable', '--now', 'mcr.socket', 'mcr.service')
+    await run('sh', '-c', `(until test -e /tmp/gone; do curl -s -m 1 ${url}/v2/; sleep 0.02; done) >/dev/null 2>&1 &`)
     await run('mcr', 'uninstall')
+    write('/tmp/gone', '')
+    await assert.rejects(curl(`${url}/v2/`), /connect/)
+    assert.equal((await run('sh', '-c', 'systemctl is-active mcr.service || true')).trim(), 'inactive')
     await run('sh', '-c', '! ls /etc/systemd/system | grep mcr')
     await run('test', '-e', '/var/lib/mcr/mcr.db')
   })

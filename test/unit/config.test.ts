@@ -36,6 +36,7 @@ test('file, then environment, then $PORT', () => {
   assert.equal(good({ file, env: {} }).server.listenAddr, '127.0.0.1:1')
   assert.equal(good({ file, env: { MCR_SERVER_LISTEN_ADDR: '127.0.0.1:2' } }).server.listenAddr, '127.0.0.1:2')
   assert.equal(good({ file, env: { MCR_SERVER_LISTEN_ADDR: '127.0.0.1:2', PORT: '3' } }).server.listenAddr, '127.0.0.1:3')
+  assert.equal(good({ file, env: { MCR_SERVER_LISTEN_ADDR: 'unix:/run/s', PORT: '3' } }).server.listenAddr, 'unix:/run/s')
   assert.equal(good({ file, env: {}, overrides: { 'server.listen_addr': ':4' } }).server.listenAddr, ':4')
   assert.equal(good({ file, env: {} }).limits.blobBytes, 2 * 2 ** 30)
   assert.equal(good({ file, env: {} }).limits.uploadIdleMs, 3_600_000)
@@ -43,7 +44,7 @@ test('file, then environment, then $PORT', () => {
 
 test('every problem at once, with key, origin, value and what was expected', () => {
   const file = fileOf(
-    '[server]\nlisten_adr = "x"\ntrusted_proxies = ["10.0.0.0/8", "nonsense"]\n[limits]\nranges = "many"\n[sever]\na = 1\n',
+    '[server]\nlisten_adr = "x"\ntrusted_proxies = ["10.0.0.0/8", "fd00::/8", "nonsense"]\n[limits]\nranges = "many"\n[sever]\na = 1\n',
   )
   const problems = bad({
     file,
@@ -78,4 +79,14 @@ test('secrets from a file; a file that is no TOML', () => {
   assert.equal(good({ env: { MCR_AUTH_BOOTSTRAP_PASSWORD_FILE: secret } }).auth.bootstrapPassword, 'from a file')
   assert.match(formatProblems(bad({ file: fileOf('[server\n'), env: {} })), /TOML/)
   assert.match(formatProblems(bad({ file: join(folder, 'none.toml'), env: {} })), /can be read/)
+})
+
+test('networks of proxies are read strictly: what is checked is what starts, and nothing means another address than it seems to', () => {
+  const wrong = ['10.0.0.0/33', 'fd00::/129', '999.1.1.1', '10', '010.0.0.1', '::ffff:10.0.0.0/104', '10.0.0.0/']
+  for (const network of wrong) {
+    const loaded = loadConfig({ file: '/dev/null', env: { MCR_SERVER_TRUSTED_PROXIES: network } })
+    assert.ok('problems' in loaded, network)
+  }
+  const env = { MCR_SERVER_TRUSTED_PROXIES: '10.0.0.0/8,192.0.2.7,fd00::/8,::1' }
+  assert.ok('config' in loadConfig({ file: '/dev/null', env }))
 })

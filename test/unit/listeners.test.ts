@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { once } from 'node:events'
+import { EventEmitter, once } from 'node:events'
 import { lstatSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import type { Server } from 'node:http'
 import { createServer } from 'node:net'
@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { shareDescriptors } from '../../runtime/descriptors.ts'
-import { listenOn, makeServer } from '../../runtime/listeners.ts'
+import { countSockets, listenOn, makeServer } from '../../runtime/listeners.ts'
 import { holdSocket } from '../../runtime/sockets.ts'
 import { loadTls } from '../../runtime/tls.ts'
 import { makeCertificate } from '../support/process.ts'
@@ -50,6 +50,8 @@ test('a socket replaces what a dead process left, and nothing else, held for wor
     },
   ]) {
     await assert.rejects(take(file), /is no socket: remove it/)
+    await assert.rejects(take(join(scratch, 'none/socket')), /there is no directory .*none for the socket/)
+    await assert.rejects(take(join(scratch, 'x'.repeat(90))), /bytes at most: choose a shorter one/)
     assert.equal(readFileSync(file, 'utf8'), 'theirs')
     await assert.rejects(take(held), /another process listens on/)
     spawnSync(process.execPath, [
@@ -60,4 +62,24 @@ test('a socket replaces what a dead process left, and nothing else, held for wor
     await take(dead)
     rmSync(dead, { force: true })
   }
+})
+
+test('proxies that are named have as many connections as they want, and nobody else for their sake', () => {
+  const server = new EventEmitter()
+  const limited: unknown[] = []
+  countSockets(
+    server as never,
+    {
+      limits: { connections: 100, connectionsPerAddress: 2, minBodyRate: 0 },
+      trustedProxies: ['192.0.2.0/24'],
+      onLimit: (limit, fields) => limited.push([limit, fields?.address]),
+    },
+    { sockets: new Set(), uses: new Map(), sessions: new Set(), turnedAway: new Set() },
+  )
+  const sockets = ['192.0.2.7', '::ffff:192.0.2.8', '127.0.0.1', undefined, '198.51.100.1'].flatMap((remoteAddress) =>
+    [1, 2, 3].map(() => Object.assign(new EventEmitter(), { remoteAddress, destroy: () => undefined })),
+  )
+  for (const socket of sockets) server.emit('connection', socket)
+  assert.deepEqual(limited, [['connections_per_address', '198.51.100.1']])
+  for (const socket of sockets) socket.emit('close')
 })
