@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto'
-import { readdirSync, readFileSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import type { Place } from './fleet.ts'
@@ -48,8 +48,9 @@ export function checkStorage({ root, database }: Place, finding: Finding, hashed
       const path = join(root, 'uploads', part)
       // A finisher that died between rename and row left its only segment under its final name. The next one takes it from there; where
       // another piece came first, it ends the upload, which is to be pushed again.
-      const moved = seq === 0 && files.find((file) => file.includes('/blobs/') && file.endsWith(`.${part.split('.')[0]}`))
-      checkFile(moved || path, size, sha256, hashed, finding)
+      const isMoved = seq === 0 && !existsSync(path)
+      const final = isMoved && files.find((file) => file.includes('/blobs/') && file.endsWith(`.${part.split('.')[0]}`))
+      checkFile(final || path, size, sha256, hashed, finding)
     }
     const uploads = new Set(rows<{ inc: string }>('SELECT inc FROM uploads').map(({ inc }) => inc))
     const leakedFiles = files.filter((path) => !named.has(path) && !uploads.has(incarnationOf(path)))
