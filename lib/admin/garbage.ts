@@ -1,5 +1,6 @@
 import type { MessageInitShape } from '@bufbuild/protobuf'
 import { askForCollection, collectGarbage } from '../jobs/collect-garbage.ts'
+import { rest } from '../jobs/job.ts'
 import { change } from '../journal/change.ts'
 import { pinned } from '../metadata/garbage.ts'
 import { queueState } from '../metadata/garbage-queue.ts'
@@ -138,7 +139,7 @@ async function start(asked: GcAsked, call: OperationCall, ctx: AdminContext) {
   let run = (await collect(id)) ?? ((await findRun(ctx.metadata.read, id)) as GcRun)
   // Where it is run here it is answered when it has ended, also if a process with the job was quicker to take it.
   while (collector && run.state !== 'done' && !signal.aborted) {
-    await new Promise((resolve) => setTimeout(resolve, pollMs))
+    await rest(pollMs, signal)
     await collect(id)
     run = (await findRun(ctx.metadata.read, id)) ?? run
   }

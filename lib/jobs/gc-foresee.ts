@@ -34,7 +34,9 @@ type Judged = Verdict & { inc?: string }
 export async function foresee(c: Collection, horizon: Horizon, full: boolean): Promise<void> {
   const { read, write } = c.ctx.metadata
   const { id, repoId } = c.run
-  while ((await write(async (sql) => ((await isMine(sql, c)) ? await forgetFindings(sql) : 0))) > 0) await breathe(c, 1, 0)
+  // Not those of who took the run over.
+  const forget = async (sql: Sql) => ((await noteRun(sql, c, c.ctx.now(), {})) ? await forgetFindings(sql) : 0)
+  while ((await write(forget)) > 0) await breathe(c, 1, 0)
 
   if (repoId === null) {
     await enterPhase(c, 'uploads')
@@ -110,9 +112,9 @@ async function findEach(
     if (findings.length > 0) {
       // With their numbers, or not at all: whoever took the run over counts anew.
       found += await c.ctx.metadata.write(async (sql) => {
-        if (!(await isMine(sql, c))) throw new Stopped('another process went on with it')
         const { added, size, shared } = await addFindings(sql, c.run.id, findings)
-        await noteRun(sql, c, c.ctx.now(), { [`${kind}s` as const]: added, bytes: size, shared })
+        const isMine = await noteRun(sql, c, c.ctx.now(), { [`${kind}s` as const]: added, bytes: size, shared })
+        if (!isMine) throw new Stopped('another process went on with it')
         return added
       })
     }
@@ -121,9 +123,6 @@ async function findEach(
   }
   return found
 }
-
-/** Whether no other process has the run now. */
-const isMine = (sql: Sql, c: Collection) => noteRun(sql, c, c.ctx.now(), {})
 
 /** Uploads that would expire, and their files, which go with the run. */
 async function weighUploads(c: Collection): Promise<void> {

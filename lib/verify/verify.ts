@@ -159,7 +159,13 @@ async function orphansStill(ctx: VerifyNeeds, files: readonly StoredFile[]): Pro
   if (orphans.length === 0) return []
   await new Promise((resolve) => setTimeout(resolve, againMs))
   const there: StoredFile[] = []
-  for (const file of await orphansOf(ctx, orphans)) if ((await ctx.blobs.wouldRemove([file])).files > 0) there.push(file)
+  for (const file of await orphansOf(ctx, orphans)) {
+    const { digest, incarnation } = file
+    const isThere = digest
+      ? (await ctx.blobs.stat(digest, incarnation)) !== undefined
+      : (await ctx.blobs.wouldRemove([file])).files > 0
+    if (isThere) there.push(file)
+  }
   return there
 }
 

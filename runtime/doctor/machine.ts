@@ -108,12 +108,14 @@ async function disk({ storage, database }: Config, find: Find): Promise<void> {
   const probe = join(uploads, `doctor.${process.pid}`)
   try {
     const handle = await open(probe, 'wx', 0o600)
-    await handle.sync()
-    await handle.close()
+    try {
+      await handle.sync()
+    } finally {
+      await handle.close()
+      await rm(probe)
+    }
   } catch (error) {
     find(rights(`nothing can be written to ${uploads}`, storage.root, error as Error))
-  } finally {
-    await rm(probe, { force: true }).catch(() => undefined)
   }
 }
 

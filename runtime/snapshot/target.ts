@@ -2,6 +2,7 @@ import { createReadStream, createWriteStream } from 'node:fs'
 import { mkdir, mkdtemp, readdir, rename, rm, stat, utimes } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { pipeline } from 'node:stream/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { pack } from 'tar-stream'
 import { ignoring, syncDirectory } from '../blobs-fs-root.ts'
 import { createShards, linkOrCopy, sizeOf, syncPath } from './files.ts'
@@ -36,12 +37,9 @@ export async function directoryTarget(root: string, id: string, keep: number): P
   const work = join(snapshots, `${id}.partial`)
   await mkdir(work, { recursive: true, mode: 0o700 })
   const shards = createShards()
-  const beat = setInterval(() => {
-    // Only says that somebody is at work; a target that is gone fails the next copy.
-    utimes(work, new Date(), new Date()).catch(() => undefined)
-  }, beatMs).unref()
+  const beat = startBeat(work)
   // Seen from here on by who begins to prune; who has begun does not know what this one is about to find there.
-  while (await isPruned(snapshots)) await new Promise((resolve) => setTimeout(resolve, waitMs))
+  while (await isPruned(snapshots)) await sleep(waitMs)
   return {
     work,
     has: async (name, size) => (await sizeOf(join(root, 'blobs', name))) === size,
@@ -67,6 +65,12 @@ export async function directoryTarget(root: string, id: string, keep: number): P
   }
 }
 
+/** Says of a directory, until it is cleared, that somebody is at work there. */
+function startBeat(path: string): NodeJS.Timeout {
+  // That it cannot be said fails nothing: a directory that is gone fails the next step that needs it.
+  return setInterval(() => utimes(path, new Date(), new Date()).catch(() => undefined), beatMs).unref()
+}
+
 /** Prunes, unless another run does, or is under way: what that has found there must not go before its list is written. */
 async function pruneAlone(root: string, snapshots: string, keep: number): Promise<void> {
   const pruning = join(snapshots, pruningName)
@@ -74,7 +78,7 @@ async function pruneAlone(root: string, snapshots: string, keep: number): Promis
   // Made before others are looked for, and they look for it after they can be seen: one of the two sees the other.
   const made = await mkdir(pruning, { mode: 0o700 }).then(() => true, ignoring('EEXIST'))
   if (!made) return
-  const beat = setInterval(() => utimes(pruning, new Date(), new Date()).catch(() => undefined), beatMs).unref()
+  const beat = startBeat(pruning)
   try {
     if ((await othersUnderWay(snapshots)) === 0) await pruneSnapshots(root, keep)
   } finally {
@@ -112,6 +116,7 @@ export async function tarTarget(file: string, id: string): Promise<SnapshotTarge
   const work = await mkdtemp(join(dirname(path), `.${basename(path)}-`))
   const tar = pack()
   const written = pipeline(tar, createWriteStream(partial, { mode: 0o600 }))
+  // Awaited by `finish`, where its failure counts; one before that also fails the entry under way.
   written.catch(() => undefined)
   // One file after the other: a tar has one stream.
   let turn: Promise<unknown> = Promise.resolve()
@@ -120,6 +125,7 @@ export async function tarTarget(file: string, id: string): Promise<SnapshotTarge
       const entry = tar.entry({ name, size, mode: 0o444, mtime: new Date(0) })
       await pipeline(createReadStream(source, { highWaterMark: 1 << 20 }), entry)
     })
+    // Its failure is for who asked for it; the next one meets the stream as it is then.
     turn = mine.catch(() => undefined)
     return mine
   }
@@ -144,6 +150,7 @@ export async function tarTarget(file: string, id: string): Promise<SnapshotTarge
     },
     async abandon() {
       tar.destroy()
+      // It fails by what the line above does, or has failed already, which is why there is an end.
       await written.catch(() => undefined)
       await rm(partial, { force: true })
       await rm(work, { recursive: true, force: true })
