@@ -11,6 +11,8 @@ import {
   unlinkSync,
   writeSync,
 } from 'node:fs'
+import { dirname } from 'node:path'
+import { syncNames } from './sync-names.ts'
 
 /**
  * The 32 bytes that seal the token signing keys in the database: `$MCR_AUTH_KEY` in base64, else the file, made at the first start.
@@ -23,7 +25,10 @@ export function readAuthKey(file: string, env: Readonly<Record<string, string | 
   return check(Buffer.from(readFileSync(file, 'utf8').trim(), 'base64'), file)
 }
 
-/** Under another name first: a process that starts at the same moment must never read a file that is not written yet. */
+/**
+ * Under another name first: a process that starts at the same moment must never read a file that is not written yet. Durable with its name
+ * before anything is sealed with it, also where another process has just made it and may die before that.
+ */
 function makeKey(file: string): void {
   const own = `${file}.${randomBytes(6).toString('hex')}`
   const fd = openSync(own, constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW | constants.O_WRONLY, 0o600)
@@ -37,6 +42,7 @@ function makeKey(file: string): void {
     closeSync(fd)
     unlinkSync(own)
   }
+  syncNames(dirname(file))
 }
 
 function check(key: Buffer, from: string): Uint8Array<ArrayBuffer> {

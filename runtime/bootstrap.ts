@@ -6,6 +6,7 @@ import type { PasswordHasher } from '../lib/auth/passwords.ts'
 import { isMetadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore } from '../lib/metadata/sql.ts'
 import type { Config } from './config.ts'
+import { syncNames } from './sync-names.ts'
 
 /** The account of a first start. */
 export const firstAdmin = 'admin'
@@ -63,8 +64,11 @@ export async function ensureAdmin(
         passwordHash,
         now,
       })
-      // Before the commit: a start that ends in between leaves a file of no account, and not an account whose password nobody knows.
-      if (isRandom) writeFileSync(file, `${password}\n`, { mode: 0o600 })
+      // Durable before the commit: a start that ends in between leaves a file of no account, and not an account whose password nobody knows.
+      if (isRandom) {
+        writeFileSync(file, `${password}\n`, { mode: 0o600, flush: true })
+        syncNames(root)
+      } else forgetFirstPassword(root)
       return true
     })
     if (!made) return undefined

@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto'
 import { closeSync, constants, existsSync, fsyncSync, linkSync, openSync, unlinkSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { syncNames } from './sync-names.ts'
 
-const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY } = constants
 
 /**
  * Puts `emptyDatabase` (deflated, in base64) where there is no database yet, so that a first start need not run every migration. Whole and
@@ -14,12 +15,7 @@ export function layEmptyDatabase(path: string, emptyDatabase: string): void {
   if (!existsSync(path) && !existsSync(`${path}-wal`))
     makeWhole(path, process.getBuiltinModule('node:zlib').inflateRawSync(Buffer.from(emptyDatabase, 'base64')))
   // Also where another process has just given it its name, and may die before this: nobody is answered over a name that may be lost.
-  const directory = openSync(dirname(path), O_RDONLY | O_DIRECTORY)
-  try {
-    fsyncSync(directory)
-  } finally {
-    closeSync(directory)
-  }
+  syncNames(dirname(path))
 }
 
 function makeWhole(path: string, bytes: Buffer): void {

@@ -1,21 +1,19 @@
-import { type QueueState, queueState } from '../lib/metadata/garbage-queue.ts'
+import { countedMost, type QueueState, queueState } from '../lib/metadata/garbage-queue.ts'
 import type { Sql } from '../lib/metadata/sql.ts'
 import type { Gauges } from './metrics.ts'
 
-/** Entries of a kind that are counted, in a few milliseconds: enough to see that something waits. How long it waits tells whether that is bad. */
-const most = 10_000
 const freshMs = 1_000
 
 /** What waits for garbage collection, for the metrics; asked once for all of a scrape, and once a second however many scrape. */
 export function garbageGauges(read: Sql, epochMs: number): Gauges {
   let asked: { at: number; state: Promise<QueueState> } | undefined
   const state = () => {
-    if (!asked || performance.now() - asked.at > freshMs) asked = { at: performance.now(), state: queueState(read, most) }
+    if (!asked || performance.now() - asked.at > freshMs) asked = { at: performance.now(), state: queueState(read) }
     return asked.state
   }
   return {
     gc_queue_entries: {
-      help: `Candidates that wait for garbage collection; of manifests, links and blobs at most ${most} are counted each.`,
+      help: `Candidates that wait for garbage collection; of manifests, links and blobs at most ${countedMost} are counted each.`,
       joined: 'max',
       value: async () => {
         const { manifests, links, blobs } = await state()
@@ -31,7 +29,7 @@ export function garbageGauges(read: Sql, epochMs: number): Gauges {
       },
     },
     gc_trash_entries: {
-      help: `Blobs and uploads whose files wait to be removed, counted up to ${most}.`,
+      help: `Blobs and uploads whose files wait to be removed, counted up to ${countedMost}.`,
       joined: 'max',
       value: async () => (await state()).trash,
     },

@@ -1,7 +1,8 @@
-import { webcrypto, X509Certificate } from 'node:crypto'
+import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto'
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
+import { syncNames } from './sync-names.ts'
 
 const days = 825
 const dayMs = 86_400_000
@@ -22,7 +23,15 @@ export async function ensureSelfSigned(
 
 function isUsable(cert: string, key: string, names: readonly string[]): boolean {
   if (!existsSync(cert) || !existsSync(key)) return false
-  const certificate = new X509Certificate(readFileSync(cert))
+  let certificate: X509Certificate
+  try {
+    certificate = new X509Certificate(readFileSync(cert))
+    // Of two processes that made them at once each may have left one.
+    if (!certificate.checkPrivateKey(createPrivateKey(readFileSync(key)))) return false
+  } catch {
+    // Whatever they are, they are ours to make, and no certificate and key.
+    return false
+  }
   if (Date.parse(certificate.validTo) - Date.now() < 30 * dayMs) return false
   return names.every((name) => (isIP(name) ? certificate.checkIP(name) : certificate.checkHost(name)) !== undefined)
 }
@@ -59,7 +68,8 @@ async function make(directory: string, cert: string, key: string, names: readonl
     [key, pem, 0o600],
     [cert, `${certificate.toString('pem')}\n`, 0o644],
   ] as const) {
-    writeFileSync(`${path}.new`, text, { mode })
+    writeFileSync(`${path}.new`, text, { mode, flush: true })
     renameSync(`${path}.new`, path)
   }
+  syncNames(directory)
 }

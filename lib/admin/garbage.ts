@@ -15,8 +15,6 @@ import { mustFindRepository } from './repositories.ts'
 const { runGarbageCollection, reconcileStorage, getGarbageCollectionStatus } = RegistryService.method
 const { pauseGarbageCollection, resumeGarbageCollection, listGarbageFindings } = RegistryService.method
 
-/** Of what waits, of each kind: who asks for the status may wait for it. */
-const counted = 1_000_000
 /** How often a run that another process has is looked at. */
 const pollMs = 250
 
@@ -50,7 +48,7 @@ export const garbageOperations: readonly Operation[] = [
       if (id !== '' && !run)
         throw ociError('NOT_FOUND', undefined, { message: 'there is no such run: the last hundred are kept' })
       const { pausedBy, pausedAt } = await gcState(sql)
-      const { manifests, links, blobs, oldest, trash, epoch } = await queueState(sql, counted)
+      const { manifests, links, blobs, oldest, trash, epoch } = await queueState(sql)
       const [pin] = await sql.all<{ held: number }>(`SELECT ${pinned} AS held`)
       return {
         running: run !== undefined && run.state !== 'done',

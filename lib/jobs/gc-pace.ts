@@ -13,7 +13,7 @@ const together = 256
  * A transaction begins no more after `heldMs`: requests wait for the writer and the event loop. Each millisecond of it, its commit included, has
  * `rest` after it. One that had to wait for the writer tells that others want it too.
  */
-const paces = { alone: { heldMs: 10, rest: 0.25 }, beside: { heldMs: 5, rest: 15 } }
+const paces = { alone: { heldMs: 10, rest: 0.25 }, beside: { heldMs: 5, rest: 6 } }
 const waitedMs = 0.3
 const pausePollMs = 500
 

@@ -148,8 +148,11 @@ export interface QueueState {
   elapsed: number
 }
 
-/** How much waits, each counted up to `most`: what it costs is bounded by that. */
-export async function queueState(sql: Sql, most: number): Promise<QueueState> {
+/** Entries of a kind that are counted, in a few milliseconds: enough to see that something waits. How long it waits tells whether that is bad. */
+export const countedMost = 10_000
+
+/** How much waits, each counted up to `countedMost`: whoever watches a collection asks often, and holds nobody up. */
+export async function queueState(sql: Sql): Promise<QueueState> {
   const count = (kind: GarbageKind) => `(SELECT count(*) FROM (SELECT 1 FROM gc_queue WHERE kind = '${kind}' LIMIT ?1))`
   const oldest = (kind: GarbageKind) => `SELECT min(epoch) AS e FROM gc_queue WHERE kind = '${kind}' AND epoch > 0`
   const [row] = await sql.all<QueueState>(
@@ -157,7 +160,7 @@ export async function queueState(sql: Sql, most: number): Promise<QueueState> {
        (SELECT count(*) FROM (SELECT 1 FROM trash LIMIT ?1)) AS trash,
        (SELECT min(e) FROM (${oldest('manifest')} UNION ALL ${oldest('link')} UNION ALL ${oldest('blob')})) AS oldest,
        epoch, epoch_elapsed_ms AS elapsed FROM instance`,
-    [most],
+    [countedMost],
   )
   return row ?? { manifests: 0, links: 0, blobs: 0, trash: 0, oldest: null, epoch: 0, elapsed: 0 }
 }

@@ -51,9 +51,8 @@ async function admin<T>(peer: Peer, method: string, path: string, body?: object)
 }
 const status = (peer: Peer) => admin<{ running: boolean; last_run: Run }>(peer, 'GET', '/v1/gc/status')
 
-/** Milliseconds of each image push by some clients, until `stop` says so. */
-async function pushes(peer: Peer, stop: () => boolean, least: number): Promise<number[]> {
-  const times: number[] = []
+/** Milliseconds of each image push by some clients, until `stop` says so; `times` grows with each of them. */
+async function pushes(peer: Peer, stop: () => boolean, least: number, times: number[] = []): Promise<number[]> {
   const make = blobMaker(10_000)
   await Promise.all(
     Array.from({ length: clients }, async () => {
@@ -89,16 +88,26 @@ async function push(): Promise<void> {
   const started = performance.now()
   const { id } = await admin<{ id: string }>(peer, 'POST', '/v1/gc', { full: true, now: true })
   let run: Run | undefined
+  let shown = 0
+  const times: number[] = []
+  const progress = setInterval(() => {
+    if (times.length === shown) return
+    console.log(`  ${((performance.now() - started) / 1000).toFixed(0)} s, ${percent} %: ${show(times.slice(shown))}`)
+    shown = times.length
+  }, 60_000)
+  let percent = 0
   const watch = setInterval(() => {
     status(peer).then(
       ({ running, last_run }) => {
+        percent = last_run.progress
         if (!running && last_run.id === id) run = last_run
       },
       () => undefined,
     )
   }, 1_000)
-  const beside = await pushes(peer, () => run !== undefined, 1)
+  const beside = await pushes(peer, () => run !== undefined, 1, times)
   clearInterval(watch)
+  clearInterval(progress)
   const seconds = (performance.now() - started) / 1000
   const after = Date.now() + quietMs
   const again = await pushes(peer, () => Date.now() > after, 200)

@@ -4,7 +4,7 @@ import { makeDisk } from '../power/disk.ts'
 import { startFleet } from '../workload/fleet.ts'
 import { bytesNamed, sha256 } from '../workload/random.ts'
 import type { Run } from '../workload/run.ts'
-import { changes } from './strace.ts'
+import { changes, injectKill } from './strace.ts'
 
 /**
  * Snapshot and restore, processes of their own: killed before every call that changes the disk. A snapshot that was cut short leaves the
@@ -43,7 +43,7 @@ export async function killCommands(within: string, test: Run, kind: 'kill' | 'po
   for (const call of disk ? [] : ([...changes, 'link', 'linkat'] as const))
     for (let nth = from; !over(); nth += every) {
       const at = `a snapshot was killed at ${call} ${nth}`
-      if ((await run(['snapshot', snapshots], inject(call, nth))).code === 0) break
+      if ((await run(['snapshot', snapshots], injectKill(call, nth))).code === 0) break
       points++
       test.progress(at)
       await must(['restore', '--verify', snapshots], at)
@@ -55,7 +55,7 @@ export async function killCommands(within: string, test: Run, kind: 'kill' | 'po
     for (const call of changes)
       for (let nth = from; !over(); nth += every) {
         const restored = join(disk?.path ?? folder, `restored-${form}-${call}-${nth}`)
-        const ended = (await run(['restore', source, restored], inject(call, nth))).code === 0
+        const ended = (await run(['restore', source, restored], injectKill(call, nth))).code === 0
         if (ended && !disk) break
         const at = `a restore from a ${form} ${ended ? 'ended' : `was killed at ${call} ${nth}`}${disk ? ', and the power went' : ''}`
         disk?.cut()
@@ -74,8 +74,4 @@ export async function killCommands(within: string, test: Run, kind: 'kill' | 'po
   await fleet.killAll()
   for (const surprise of fleet.surprises) finding(surprise)
   return points
-}
-
-function inject(call: string, nth: number): string[] {
-  return ['strace', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${nth}`]
 }

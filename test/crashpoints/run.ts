@@ -12,6 +12,7 @@ import { createHistory } from '../workload/history.ts'
 import { createRandom, sha256 } from '../workload/random.ts'
 import { type Run, runTest } from '../workload/run.ts'
 import { killCommands } from './commands.ts'
+import { killFirstStarts } from './first-start.ts'
 import { checkOrder } from './order.ts'
 import { Died, type Kit, type Scenario, scenarios } from './scenarios.ts'
 import { attach, changes } from './strace.ts'
@@ -100,6 +101,8 @@ async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string>
   }
   if ('snapshot, restore'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
     points.set(disk ? 'restore' : 'snapshot, restore', await killCommands(folder, run, kind))
+  if ('first start'.includes(run.words.only ?? '') && run.findings.length === 0 && !run.interrupted())
+    points.set('first start', await killFirstStarts(folder, run, kind))
   await checkJournal(fleet, run.finding)
   await fleet.killAll()
   for (const surprise of fleet.surprises) run.finding(surprise)

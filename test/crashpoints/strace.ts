@@ -7,6 +7,11 @@ import { findTool } from '../support/process.ts'
 /** What changes a disk, as the registry and its database call it. */
 export const changes = ['pwrite64', 'pwritev', 'fsync', 'fdatasync', 'fchmod', 'rename', 'unlink', 'ftruncate', 'mkdir'] as const
 
+/** What goes before a command whose threads are killed before each makes that call for the nth time. */
+export const injectKill = (call: string, nth: number): string[] => [
+  ...['strace', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:signal=SIGKILL:when=${nth}`],
+]
+
 /** A trace of a running process and its threads. */
 export interface Trace {
   /** Lets the process go on without it; where the process was killed, strace may wait for ever for a thread and is killed too. */

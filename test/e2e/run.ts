@@ -1,7 +1,7 @@
 // Real clients against the built registry, over HTTPS and with login. Everything one client pushes, every other pulls, byte for byte;
 // with `--slice` half of the others from source, and fewer clients in another shape.
 import assert from 'node:assert/strict'
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { findTool, makeCertificate, password } from '../support/process.ts'
@@ -32,7 +32,7 @@ if (missing.length > 0) {
 }
 
 // In lower case: podman makes an image's name of the path of a layout.
-const scratch = join(tmpdir(), `mcr-e2e-${process.pid}`)
+const scratch = join(clientsRoot(), `mcr-e2e-${process.pid}`)
 mkdirSync(scratch)
 const { cert, key } = makeCertificate(scratch)
 const registry = await startShape(shapeName(), { cert, key })
@@ -44,6 +44,18 @@ const left = isSlice && shapeName() !== 'source' ? ['podman', 'buildah'] : []
 const clients = makeClients(target).filter(({ name }) => !left.includes(name))
 let passed = 0
 let failed = 0
+
+/** Where the clients keep what they pull: in memory, where there is room, since they unpack each image whole. The registry stays on its disk. */
+function clientsRoot(): string {
+  const memory = '/dev/shm'
+  try {
+    const { bavail, bsize } = statfsSync(memory)
+    if (bavail * bsize > 8 * 2 ** 30) return memory
+  } catch {
+    // A machine without it has a disk.
+  }
+  return tmpdir()
+}
 
 async function story(name: string, work: () => Promise<unknown>): Promise<void> {
   const started = Date.now()

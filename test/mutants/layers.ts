@@ -34,3 +34,9 @@ export const linearize: Layer = {
   needsBuild: true,
 }
 export const crash: Layer = { name: 'crash', args: ['test/crash/run.ts', '--kills', '40'], needsBuild: true }
+/** Power cuts in first starts, from the writes on that come after the database is there. */
+export const firstStart: Layer = {
+  name: 'crashpoints first start',
+  args: ['test/crashpoints/run.ts', '--kinds', 'power', '--only', 'first start', '--from', '20'],
+  needsBuild: true,
+}

@@ -1,5 +1,5 @@
 // biome-ignore-all lint/suspicious/noTemplateCurlyInString: texts of sources
-import { contract, golden, interleave, type Layer, linearize, protocol } from './layers.ts'
+import { contract, firstStart, golden, interleave, type Layer, linearize, protocol } from './layers.ts'
 
 /** A defect put into a copy of the sources by replacing text that must be found exactly once, and the layers that must see it. */
 export interface Mutant {
@@ -47,6 +47,11 @@ export const mutants: readonly Mutant[] = [
     name: 'no fsync of the directory of uploads',
     layers: [onDisk],
     changes: [[files, '      await syncUploads()\n', '']],
+  },
+  {
+    name: 'no fsync of the first password',
+    layers: [firstStart],
+    changes: [['runtime/bootstrap.ts', ', flush: true })\n        syncNames(root)\n', ' })\n']],
   },
   {
     name: 'a finisher trusts the final name',

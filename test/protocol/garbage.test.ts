@@ -453,7 +453,7 @@ test('the deletes of the protocol say in headers what they free, now and later; 
   assert.deepEqual(await freed(`free/app/blobs/${sha256('needed by another image')}`), ['0', '0', true], 'an image needs it')
 })
 
-test('metrics tell how much waits for collection and for how long, counting no more than a scrape may cost', async () => {
+test('metrics and status tell how much waits for collection and for how long, counting no more than asking may cost', async () => {
   await collect({ now: true })
   await pushBlob(registry, 'wait/app', 'waits for its manifest')
   await pass(4)
@@ -470,10 +470,14 @@ test('metrics tell how much waits for collection and for how long, counting no m
   await registry.sql(`INSERT INTO trash(inc, digest, epoch) SELECT 'many' || i, 'none', 1000000 FROM (${many})`)
   await new Promise((resolve) => setTimeout(resolve, 1_100))
   const after = await scrape()
+  const status = (await admin(registry, 'GET', '/v1/gc/status')) as unknown as { queue: number; trash: number }
   await registry.sql(`DELETE FROM gc_queue WHERE epoch = 1000000`)
   await registry.sql(`DELETE FROM trash WHERE epoch = 1000000`)
   assert.ok(after('queue_entries') >= 10_001 && after('queue_entries') < 10_500, `${after('queue_entries')}`)
   assert.equal(after('trash_entries'), 10_000)
+  // Who watches a collection asks every second.
+  assert.equal(status.trash, 10_000)
+  assert.ok(status.queue >= 10_001 && status.queue < 10_500, `${status.queue}`)
 })
 
 test('du of a repository: a tag has for itself what no other repository, tag or untagged manifest needs', async () => {

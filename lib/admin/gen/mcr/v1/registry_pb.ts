@@ -1328,7 +1328,7 @@ export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageColle
   pausedAt?: Timestamp | undefined;
 
   /**
-   * what may be garbage and waits to be looked at: manifests, links and blobs, counted up to a million each
+   * what may be garbage and waits to be looked at: manifests, links and blobs, of each counted up to 10,000
    *
    * @generated from field: int64 queue = 6;
    */
@@ -1342,7 +1342,7 @@ export type GetGarbageCollectionStatusResponse = Message<"mcr.v1.GetGarbageColle
   oldestEpochs: bigint;
 
   /**
-   * uploads and blobs whose files wait to be removed
+   * uploads and blobs whose files wait to be removed, counted up to 10,000
    *
    * @generated from field: int64 trash = 8;
    */
