@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto'
-import { existsSync } from 'node:fs'
 import { createAuthentication } from '../lib/auth/authenticate.ts'
 import { formatChallenge } from '../lib/auth/challenge.ts'
 import { createTokenKeys } from '../lib/auth/tokens.ts'
@@ -19,6 +18,7 @@ import { watchClock } from './clock.ts'
 import type { Config } from './config.ts'
 import type { Database } from './database.ts'
 import { type Descriptors, shareDescriptors } from './descriptors.ts'
+import type { EmptyDatabase } from './empty-database.ts'
 import { garbageGauges } from './garbage-gauges.ts'
 import { createIdentities } from './identities.ts'
 import { startJobs } from './jobs.ts'
@@ -38,8 +38,8 @@ import type { Worker } from './worker.ts'
 export interface Assets {
   version: string
   migrations: Readonly<Record<string, string>>
-  /** A database with all of them, deflated and in base64; absent: a first start runs them. */
-  emptyDatabase?: string
+  /** A database with all of them; absent: a first start runs them. */
+  emptyDatabase?: EmptyDatabase
   mounts: Readonly<Record<string, string>>
   /** systemd units by file name. */
   units: Readonly<Record<string, string>>
@@ -109,18 +109,12 @@ export async function createApp(
   const newId = () => randomUUID()
   const data = { config, opening, space, log, now, newId }
   const passwords = createPasswords()
-  const makePassword = async () => await makeFirstPassword(passwords, config)
-  // On a first start another thread hashes it while this one makes the rest, which takes as long.
-  const early = opening.key && !existsSync(config.database.path) ? makePassword() : undefined
-  early?.catch(() => {
-    // Not lost: ensureAdmin awaits the same promise and tells it. Until then nobody waits for it, and Node would end the process over that.
-  })
   const database = await openMetadata(data, assets, onFatal)
   const instance = await ensureInstance(database, now())
   const [blobs, admin] = await Promise.all([
     openBlobs({ ...data, maxOpenFiles: descriptors.files }, database, rollback),
     // Whoever signs tokens makes who they are first for, so that a split registry has one place where its first password is.
-    opening.key ? ensureAdmin(database, () => early ?? makePassword(), config.storage.root, now()) : undefined,
+    opening.key ? ensureAdmin(database, () => makeFirstPassword(passwords, config), config.storage.root, now()) : undefined,
   ])
   const retention = retentionOf(config.storage.retention)
   const metrics = lateMetrics(

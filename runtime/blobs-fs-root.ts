@@ -1,11 +1,24 @@
-import { closeSync, constants, fsync, openSync } from 'node:fs'
-import { chmod, lstat, mkdir, open, readdir, stat, statfs } from 'node:fs/promises'
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fsync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  statfsSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
+import { chmod, mkdir } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { promisify } from 'node:util'
+import { makeDirectory, syncNames } from './sync-names.ts'
 
 export const syncFile = promisify(fsync)
 
-const { O_CREAT, O_DIRECTORY, O_EXCL, O_NOFOLLOW, O_RDONLY, O_WRONLY } = constants
+const { O_DIRECTORY, O_NOFOLLOW, O_RDONLY } = constants
 /** Says that this is the store and not the empty directory a volume is mounted on. */
 export const markerName = '.mcr-blobs'
 export const algorithms = ['sha256', 'sha512'] as const
@@ -38,19 +51,22 @@ export interface StoreRoot {
 }
 
 /**
- * Checks and, the first time, makes the directories of a store and its marker.
+ * Checks and, the first time, makes the directories of a store and its marker; a start waits for it, so nothing here goes through the pool.
  * Shape: the shards (`<layersPath>/<algorithm>/<two hex>`) that are there and durable.
  * Errors: a plain Error that says what to change, for a network file system, two file systems, links, directories open to others.
  */
-export async function prepareRoot({ layersPath, uploadsPath, expectExisting, readers }: StoreRoot): Promise<Set<string>> {
-  for (const path of [layersPath, uploadsPath]) await prepareDirectory(path)
-  const [layers, uploads] = [await stat(layersPath), await stat(uploadsPath)]
+export function prepareRoot({ layersPath, uploadsPath, expectExisting, readers }: StoreRoot): Set<string> {
+  for (const path of [layersPath, uploadsPath]) {
+    makeDirectory(path)
+    checkDirectory(path)
+  }
+  const [layers, uploads] = [statSync(layersPath), statSync(uploadsPath)]
   if (layers.dev !== uploads.dev)
     throw new Error(
       `storage.layers_path ${layersPath} and storage.uploads_path ${uploadsPath} are on two file systems, and a finished upload could not be renamed: put them on one`,
     )
   const marker = join(layersPath, markerName)
-  const marked = (await lstat(marker).catch(ignoring('ENOENT'))) !== undefined
+  const marked = isThere(marker)
   if (!marked && expectExisting)
     throw new Error(
       `${layersPath} holds no ${markerName}, but the database names blobs: is the volume mounted? If it is and the directory was restored without hidden files, create ${marker} with any text in it`,
@@ -58,19 +74,19 @@ export async function prepareRoot({ layersPath, uploadsPath, expectExisting, rea
   const shards = new Set<string>()
   for (const algorithm of algorithms) {
     const parent = join(layersPath, algorithm)
-    await mkdir(parent, { mode: 0o700 }).catch(ignoring('EEXIST'))
-    await refuseLink(parent)
-    for (const entry of await readdir(parent, { withFileTypes: true })) {
-      if (entry.isSymbolicLink()) await refuseLink(join(parent, entry.name))
+    if (!isThere(parent)) mkdirSync(parent, { recursive: true, mode: 0o700 })
+    refuseLink(parent)
+    for (const entry of readdirSync(parent, { withFileTypes: true })) {
+      if (entry.isSymbolicLink()) refuseLink(join(parent, entry.name))
       if (entry.isDirectory()) shards.add(join(parent, entry.name))
     }
     // Whoever made them may have died before this: listed first, synced second.
-    await syncDirectory(parent)
+    syncNames(parent)
   }
   if (readers === 'group')
-    for (const path of [layersPath, ...algorithms.map((name) => join(layersPath, name)), ...shards]) await chmod(path, 0o750)
-  await syncDirectory(layersPath)
-  if (!marked) await writeMarker(marker)
+    for (const path of [layersPath, ...algorithms.map((name) => join(layersPath, name)), ...shards]) chmodSync(path, 0o750)
+  if (!marked) writeMarker(marker)
+  syncNames(layersPath)
   return shards
 }
 
@@ -79,9 +95,8 @@ export async function prepareRoot({ layersPath, uploadsPath, expectExisting, rea
  * Shape: what is still missing, or undefined.  Errors: a plain Error for links, directories open to others, network file systems.
  */
 export async function missingRoot({ layersPath }: StoreRoot): Promise<string | undefined> {
-  const found = await lstat(join(layersPath, markerName)).catch(ignoring('ENOENT'))
-  if (!found) return `${layersPath} holds no ${markerName} yet`
-  await checkDirectory(layersPath)
+  if (!isThere(join(layersPath, markerName))) return `${layersPath} holds no ${markerName} yet`
+  checkDirectory(layersPath)
   return undefined
 }
 
@@ -89,7 +104,7 @@ export async function missingRoot({ layersPath }: StoreRoot): Promise<string | u
 export async function ensureShard(path: string, readers?: 'group'): Promise<void> {
   for (const level of [dirname(path), path]) {
     await mkdir(level, { mode: 0o700 }).catch(ignoring('EEXIST'))
-    await refuseLink(level)
+    refuseLink(level)
     // Beyond the umask, which is 077.
     if (readers === 'group') await chmod(level, 0o750)
     await syncDirectory(dirname(level))
@@ -136,60 +151,35 @@ export function ignoring(code: string): (error: NodeJS.ErrnoException) => undefi
   }
 }
 
-async function prepareDirectory(path: string): Promise<void> {
-  await makeDurable(path)
-  await checkDirectory(path)
-}
-
 /** Errors: a plain Error for what is no directory of its own, is open to others, or lies on a network file system. */
-export async function checkDirectory(path: string): Promise<void> {
-  const info = await lstat(path)
+export function checkDirectory(path: string): void {
+  const info = lstatSync(path)
   if (!info.isDirectory()) throw new Error(`${path} is no directory of its own (a link, a file): name the directory itself`)
   if ((info.mode & 0o022) !== 0) throw new Error(`${path} can be written by others: chmod go-w ${path}`)
-  const parent = await stat(dirname(path))
+  const parent = statSync(dirname(path))
   // With the sticky bit (/tmp) others may add names there but not take this one away.
   if ((parent.mode & 0o1002) === 0o002)
     throw new Error(`${dirname(path)} can be written by everybody: chmod o-w ${dirname(path)}`)
   if (process.platform !== 'linux') return
-  const name = networkFileSystems[(await statfs(path)).type]
+  const name = networkFileSystems[statfsSync(path).type]
   if (name)
     throw new Error(`${path} is on a network file system (${name}), whose locks and syncs cannot be trusted: use a local disk`)
 }
 
-async function makeDurable(path: string): Promise<void> {
-  const found = await lstat(path).catch(ignoring('ENOENT'))
-  if (found) return
-  await makeDurable(dirname(path))
-  await mkdir(path, { mode: 0o700 }).catch(ignoring('EEXIST'))
-  await syncFollowing(dirname(path))
-}
-
-/** Directories above the store are not ours; there a link is nobody's attack. */
-async function syncFollowing(path: string): Promise<void> {
-  const handle = await open(path, O_RDONLY | O_DIRECTORY)
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-async function refuseLink(path: string): Promise<void> {
-  const info = await lstat(path).catch(ignoring('ENOENT'))
+function refuseLink(path: string): void {
+  const info = lstatSync(path, { throwIfNoEntry: false })
   if (info && !info.isDirectory())
     throw new Error(`${path} is no directory of its own (a link, a file): remove it or put the directory there`)
 }
 
-async function writeMarker(path: string): Promise<void> {
-  const handle = await open(path, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY, 0o600).catch(ignoring('EEXIST'))
-  if (!handle) return
+const isThere = (path: string) => lstatSync(path, { throwIfNoEntry: false }) !== undefined
+
+function writeMarker(path: string): void {
+  const text = 'This directory holds the blobs of a registry. Without this file it is taken for an unmounted volume.\n'
   try {
-    await handle.writeFile(
-      'This directory holds the blobs of a registry. Without this file it is taken for an unmounted volume.\n',
-    )
-    await handle.sync()
-  } finally {
-    await handle.close()
+    writeFileSync(path, text, { flag: 'wx', mode: 0o600, flush: true })
+  } catch (error) {
+    // Of processes that start together one makes it.
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
   }
-  await syncDirectory(dirname(path))
 }

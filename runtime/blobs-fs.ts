@@ -60,7 +60,7 @@ const largeBytes = 64 * 1024 * 1024
 export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
   const { layersPath, uploadsPath } = options
   const newId = options.newId ?? (() => randomBytes(16).toString('hex'))
-  const shards = options.access === 'read' ? new Set<string>() : await prepareRoot(options)
+  const shards = options.access === 'read' ? new Set<string>() : prepareRoot(options)
   const reader = createReader((streams) => writers + streams >= (options.maxOpenFiles ?? Infinity))
   const syncUploads = syncTogether(uploadsPath)
   let writers = 0

@@ -6,6 +6,7 @@ import type { PasswordHasher } from '../lib/auth/passwords.ts'
 import { isMetadataError } from '../lib/metadata/errors.ts'
 import type { MetadataStore } from '../lib/metadata/sql.ts'
 import type { Config } from './config.ts'
+import { hashRandom } from './passwords.ts'
 import { syncNames } from './sync-names.ts'
 
 /** The account of a first start. */
@@ -37,7 +38,9 @@ export interface FirstPassword {
 export async function makeFirstPassword(passwords: PasswordHasher, config: Config): Promise<FirstPassword> {
   const given = config.auth.bootstrapPassword
   const password = given ?? randomBytes(15).toString('base64url')
-  return { password, isRandom: given === undefined, hash: await passwords.hash(password) }
+  return given === undefined
+    ? { password, isRandom: true, hash: await hashRandom(password) }
+    : { password, isRandom: false, hash: await passwords.hash(password) }
 }
 
 /**

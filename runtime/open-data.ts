@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, statSync } from 'node:fs'
+import { existsSync, statSync } from 'node:fs'
 import type { BlobStore } from '../lib/blobs/blob-store.ts'
 import type { Base } from '../lib/context.ts'
 import type { Assets } from './app.ts'
@@ -11,6 +11,7 @@ import { migrate, missingMigration } from './migrate.ts'
 import { type Opening, openFor, untilMade } from './ports.ts'
 import { checkRollback } from './rollback.ts'
 import type { Space } from './space.ts'
+import { makeDirectory } from './sync-names.ts'
 
 /** What both of a registry's stores are opened with. */
 export interface DataOptions extends Pick<Base, 'log' | 'now' | 'newId'> {
@@ -95,7 +96,7 @@ async function missingInDatabase(database: Database, migrations: Assets['migrati
 
 /** Errors: a plain Error where others could write to the data. */
 function prepareRoot(root: string): void {
-  mkdirSync(root, { recursive: true, mode: 0o700 })
+  makeDirectory(root)
   const { mode } = statSync(root)
   if ((mode & 0o022) !== 0) throw new Error(`storage.root ${root} can be written by others: chmod go-w ${root}`)
 }

@@ -10,6 +10,8 @@ const hashBytes = promisify(argon2) as (
 /** OWASP's choice for argon2id: 19 MiB (in KiB), two passes, one lane. */
 const memory = 19_456
 const passes = 2
+/** The least that argon2id takes. */
+const least = { memory: 8, passes: 1 }
 const longestBytes = 1024
 /** Two hashes are 38 MiB and half of a small machine; the rest waits here. */
 const atOnce = 2
@@ -30,11 +32,7 @@ export function createPasswords(): PasswordHasher {
       const message = bytesOf(password)
       if (message.length > longestBytes)
         throw Object.assign(new Error(`a password longer than ${longestBytes} bytes`), { code: 'PASSWORD_TOO_LONG' })
-      return await inTurn('', async () => {
-        const nonce = randomBytes(16)
-        const tag = await hashBytes('argon2id', { message, nonce, parallelism: 1, tagLength: 32, memory, passes })
-        return `$argon2id$v=19$m=${memory},t=${passes},p=1$${unpadded(nonce)}$${unpadded(tag)}`
-      })
+      return await inTurn('', () => hashBy({ memory, passes }, message))
     },
     async verify(password, hash, key) {
       const [, m, t, p, salt, tag] = phc.exec(hash) ?? []
@@ -48,6 +46,18 @@ export function createPasswords(): PasswordHasher {
       )
     },
   }
+}
+
+/**
+ * A hash of a password of 120 random bits or more, for a first start, which waits for it: nobody guesses such a one, as nobody guesses a
+ * token, so it need not be slow.
+ */
+export const hashRandom = async (password: string): Promise<string> => await hashBy(least, bytesOf(password))
+
+async function hashBy(cost: { memory: number; passes: number }, message: Buffer): Promise<string> {
+  const nonce = randomBytes(16)
+  const tag = await hashBytes('argon2id', { message, nonce, parallelism: 1, tagLength: 32, ...cost })
+  return `$argon2id$v=19$m=${cost.memory},t=${cost.passes},p=1$${unpadded(nonce)}$${unpadded(tag)}`
 }
 
 interface Waiter {

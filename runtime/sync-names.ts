@@ -1,4 +1,5 @@
-import { closeSync, constants, fsyncSync, openSync } from 'node:fs'
+import { closeSync, constants, fsyncSync, lstatSync, mkdirSync, openSync } from 'node:fs'
+import { dirname } from 'node:path'
 
 /** Makes the names in a directory durable before anything else happens here: for what a start makes. */
 export function syncNames(directory: string): void {
@@ -8,4 +9,13 @@ export function syncNames(directory: string): void {
   } finally {
     closeSync(fd)
   }
+}
+
+/** Makes a directory, and those above it, where they are missing; closed to others, and with names that are durable. */
+export function makeDirectory(path: string): void {
+  // Above the store a link is nobody's attack.
+  if (lstatSync(path, { throwIfNoEntry: false })) return
+  makeDirectory(dirname(path))
+  mkdirSync(path, { recursive: true, mode: 0o700 })
+  syncNames(dirname(path))
 }

@@ -62,9 +62,11 @@ function unreadable(directory: string): NodeJS.ErrnoException | undefined {
 async function disk({ storage, database }: Config, find: Find): Promise<void> {
   const paths = [storage.layersPath, storage.uploadsPath].filter((path) => existsSync(path))
   for (const path of paths) {
-    await checkDirectory(path).catch((error: Error) =>
-      find({ what: 'directory', severity: 'wrong', says: error.message, cures: {} }),
-    )
+    try {
+      checkDirectory(path)
+    } catch (error) {
+      find({ what: 'directory', severity: 'wrong', says: (error as Error).message, cures: {} })
+    }
     const { type, files, ffree } = statfsSync(path)
     if (memoryFileSystems.includes(type))
       find({

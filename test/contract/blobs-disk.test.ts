@@ -8,6 +8,12 @@ const strace = spawnSync('strace', ['-V']).status === 0
 const skip = strace ? false : 'strace is not installed'
 
 /**
+ * Opening a store that is already there syncs three directories. strace counts the calls of each thread: the thread that writes makes as many
+ * before, so that what comes after them is the upload's, whichever thread it is in.
+ */
+const syncsAtOpen = 3
+
+/**
  * Runs a script over an open store in a process of its own, under strace. Shape: the calls after the store was opened, with paths below
  * its root; what the script said, line by line.
  */
@@ -19,7 +25,10 @@ async function trace(
   const { root, options } = await openTestBlobs(t)
   const module = new URL('../../runtime/blobs-fs.ts', import.meta.url).href
   const code = `
+    import { open } from 'node:fs/promises'
     import { openBlobsFs } from ${JSON.stringify(module)}
+    const root = await open(${JSON.stringify(root)})
+    for (let sync = 0; sync < ${syncsAtOpen}; sync++) await root.sync()
     const store = await openBlobsFs(${JSON.stringify(options)})
     const put = (bytes) => store.writeSegment('up', bytes, { limit: 1e9 })
     const say = async (work) => console.log(await work.then(() => 'done', (error) => error.code))
@@ -149,8 +158,6 @@ for (const [name, inject, code] of failures)
     assert.equal(calls.slice(failed + 1).filter((line) => /fsync|pwrite/.test(line)).length, 0, 'no retry')
   })
 
-/** Opening a store that is already there syncs three directories. */
-const syncsAtOpen = 3
 function shifted(inject: string): string {
   return inject.replace(/when=(\d+)/, (_, nth: string) => `when=${Number(nth) + syncsAtOpen}`)
 }

@@ -126,7 +126,7 @@ test('every migration since the rule says which programs may run beside it', () 
 
 test('the empty database that a build carries is what the migrations make, and is laid only where there is none', async () => {
   const carried = await makeEmptyDatabase(texts)
-  assert.equal(await makeEmptyDatabase(texts), carried, 'the same to the byte')
+  assert.deepEqual(await makeEmptyDatabase(texts), carried, 'the same to the byte')
   const path = join(scratch, 'laid.db')
   layEmptyDatabase(path, carried)
   assert.equal(statSync(path).mode & 0o777, 0o600)

@@ -14,6 +14,7 @@ import {
   writeFileSync,
 } from 'node:fs'
 import { request } from 'node:http'
+import { type AddressInfo, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -51,7 +52,16 @@ test('it does not start where data could be lost or read, and says what to chang
   const key = fresh()
   mkdirSync(key, { mode: 0o700 })
   writeFileSync(join(key, 'auth.key'), 'x', { mode: 0o644 })
+  const taken = createServer().listen(0, '127.0.0.1')
+  await once(taken, 'listening')
+  const address = `127.0.0.1:${(taken.address() as AddressInfo).port}`
   const rows: [what: string, env: Record<string, string>, status: number, text: RegExp][] = [
+    [
+      'an address that is taken',
+      { MCR_STORAGE_ROOT: fresh(), MCR_SERVER_LISTEN_ADDR: address },
+      1,
+      /another program listens on 127/,
+    ],
     ['a root that others can write', { MCR_STORAGE_ROOT: open }, 1, /can be written by others: chmod/],
     ['a linked blob directory', { MCR_STORAGE_ROOT: linked }, 1, /blobs/],
     ["another program's database", { MCR_STORAGE_ROOT: foreign }, 1, /belongs to another program/],
@@ -77,6 +87,7 @@ test('it does not start where data could be lost or read, and says what to chang
     assert.equal(result.status, status, `${what}: ${result.text}`)
     assert.match(result.text, text, what)
   }
+  taken.close()
   rmSync('/dev/shm/mcr-test-uploads', { recursive: true, force: true })
 })
 
