@@ -17,5 +17,10 @@ export function makeDirectory(path: string): void {
   if (lstatSync(path, { throwIfNoEntry: false })) return
   makeDirectory(dirname(path))
   mkdirSync(path, { recursive: true, mode: 0o700 })
-  syncNames(dirname(path))
+  try {
+    syncNames(dirname(path))
+  } catch (error) {
+    // Above the store may be a directory that we may write and not read: its names are its owner's to make durable.
+    if ((error as NodeJS.ErrnoException).code !== 'EACCES') throw error
+  }
 }
