@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { createTrusts } from '../../lib/auth/trusts.ts'
 import { testRegistry } from '../support/registry.ts'
+import { shapeName } from '../support/shape.ts'
 
 const registry = await testRegistry()
 const json = { 'content-type': 'application/json' }
@@ -14,7 +15,7 @@ const post = async (path: string, body: unknown, options = {}) => {
 const patch = async (path: string, body: unknown) =>
   (await registry.fetch('PATCH', path, { body: JSON.stringify(body), headers: json })).status
 
-/** The next write that `first` is about to make waits for `meanwhile`, done by others. */
+/** The next write waits for `meanwhile`, done by others: those of another process nobody can hold. */
 function holdNextWrite(meanwhile: () => Promise<void>) {
   const database = registry.database as { write: (work: never) => Promise<unknown> }
   const real = database.write
@@ -25,28 +26,31 @@ function holdNextWrite(meanwhile: () => Promise<void>) {
   }
 }
 
-test('a login that began with the old password ends with the password', async () => {
-  await registry.account('eve', ['user'])
-  const old = 'correct horse battery staple'
-  holdNextWrite(async () => {
-    assert.equal(await patch('/v1/accounts/eve', { password: 'another password 1' }), 200)
+if (shapeName() === 'source') {
+  test('a login that began with the old password ends with the password', async () => {
+    await registry.account('eve', ['user'])
+    const old = 'correct horse battery staple'
+    holdNextWrite(async () => {
+      assert.equal(await patch('/v1/accounts/eve', { password: 'another password 1' }), 200)
+    })
+    const login = await post('/v1/auth/login', { username: 'eve', password: old }, { as: null })
+    assert.equal(login.status, 401)
+    assert.equal((await post('/v1/auth/login', { username: 'eve', password: 'another password 1' }, { as: null })).status, 200)
   })
-  const login = await post('/v1/auth/login', { username: 'eve', password: old }, { as: null })
-  assert.equal(login.status, 401)
-  assert.equal((await post('/v1/auth/login', { username: 'eve', password: 'another password 1' }, { as: null })).status, 200)
-})
 
-test('a personal token that is asked for with a login that ends meanwhile is not made', async () => {
-  const { name, password } = await registry.account('mallory', ['user'])
-  const { body } = await post('/v1/auth/login', { username: name, password }, { as: null })
-  holdNextWrite(async () => {
-    await registry.sql(`DELETE FROM credentials WHERE kind = 'login' AND account_id = (SELECT id FROM accounts WHERE name = ?)`, [
-      name,
-    ])
+  test('a personal token that is asked for with a login that ends meanwhile is not made', async () => {
+    const { name, password } = await registry.account('mallory', ['user'])
+    const { body } = await post('/v1/auth/login', { username: name, password }, { as: null })
+    holdNextWrite(async () => {
+      await registry.sql(
+        `DELETE FROM credentials WHERE kind = 'login' AND account_id = (SELECT id FROM accounts WHERE name = ?)`,
+        [name],
+      )
+    })
+    assert.equal((await post('/v1/tokens', { name: 'late' }, { bearer: body.token })).status, 401)
+    assert.equal((await post('/v1/tokens', { name: 'late' }, { as: { name, password } })).status, 201)
   })
-  assert.equal((await post('/v1/tokens', { name: 'late' }, { bearer: body.token })).status, 401)
-  assert.equal((await post('/v1/tokens', { name: 'late' }, { as: { name, password } })).status, 201)
-})
+}
 
 test('an account made anew under a name does not take the password of the one before', async () => {
   await registry.account('bob', ['user'])

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, cpSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, chownSync, cpSync, globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -335,7 +335,11 @@ test('on this machine a database that is too new is not called corrupted', () =>
 
 test('on this machine somebody else than its user is told so', {
   skip: process.getuid?.() === 0 || process.env.CI ? false : 'setpriv cannot become another user: run as root',
-}, () => {
+}, (t) => {
+  // The executable keeps its driver where only its user can write.
+  const native = mkdtempSync(join(tmpdir(), 'mcr-native-'))
+  t.after(() => rmSync(native, { recursive: true }))
+  chownSync(native, 65_534, 65_534)
   for (const [outer, mode] of [
     [0o700, 0o700],
     [0o755, 0o700],
@@ -346,7 +350,7 @@ test('on this machine somebody else than its user is told so', {
     const words = ['--reuid=65534', '--regid=65534', '--clear-groups', file, ...first, 'doctor']
     const { status, stdout } = spawnSync('setpriv', words, {
       encoding: 'utf8',
-      env: { PATH: process.env.PATH, HOME: dir, ...settings },
+      env: { PATH: process.env.PATH, HOME: dir, MCR_NATIVE_DIR: native, ...settings },
     })
     assert.equal(status, 8, mode.toString(8))
     assert.match(stdout, /WRONG rights: .*uid 65534/)
