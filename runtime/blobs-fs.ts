@@ -97,8 +97,10 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
       return { part, value }
     } catch (error) {
       if (fd !== undefined) closeSync(fd)
-      // What cannot be removed now no row names: the sweep takes it. The first failure is the one to tell.
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') await unlink(path).catch(() => undefined)
+      if ((error as NodeJS.ErrnoException).code !== 'EEXIST')
+        await unlink(path).catch(() => {
+          // What cannot be removed now no row names: the sweep takes it. The first failure is the one to tell.
+        })
       throw failure(error)
     } finally {
       writers--
@@ -146,8 +148,9 @@ export async function openBlobsFs(options: BlobsFsOptions): Promise<BlobStore> {
             if (!info) continue
             if (info.size < largeBytes) await act(path)
             else {
-              // The one before has put its failure into `failed` itself.
-              large = large.catch(() => undefined).then(() => act(path))
+              const own = () => act(path)
+              // Whether the one before could be or not: that is in `failed`.
+              large = large.then(own, own)
               await large
             }
             removed.files++

@@ -8,8 +8,7 @@ const hashBytes = promisify(argon2) as (
 ) => Promise<Buffer>
 
 /** OWASP's choice for argon2id: 19 MiB (in KiB), two passes, one lane. */
-const memory = 19_456
-const passes = 2
+const usual = { memory: 19_456, passes: 2 }
 /** The least that argon2id takes. */
 const least = { memory: 8, passes: 1 }
 const longestBytes = 1024
@@ -32,7 +31,7 @@ export function createPasswords(): PasswordHasher {
       const message = bytesOf(password)
       if (message.length > longestBytes)
         throw Object.assign(new Error(`a password longer than ${longestBytes} bytes`), { code: 'PASSWORD_TOO_LONG' })
-      return await inTurn('', () => hashBy({ memory, passes }, message))
+      return await inTurn('', () => hashBy(usual, message))
     },
     async verify(password, hash, key) {
       const [, m, t, p, salt, tag] = phc.exec(hash) ?? []
@@ -54,7 +53,7 @@ export function createPasswords(): PasswordHasher {
  */
 export const hashRandom = async (password: string): Promise<string> => await hashBy(least, bytesOf(password))
 
-async function hashBy(cost: { memory: number; passes: number }, message: Buffer): Promise<string> {
+async function hashBy(cost: typeof usual, message: Buffer): Promise<string> {
   const nonce = randomBytes(16)
   const tag = await hashBytes('argon2id', { message, nonce, parallelism: 1, tagLength: 32, ...cost })
   return `$argon2id$v=19$m=${cost.memory},t=${cost.passes},p=1$${unpadded(nonce)}$${unpadded(tag)}`

@@ -1,8 +1,8 @@
 import { createPrivateKey, webcrypto, X509Certificate } from 'node:crypto'
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
 import { isIP } from 'node:net'
 import { join } from 'node:path'
-import { syncNames } from './sync-names.ts'
+import { makeDirectory, syncNames } from './sync-names.ts'
 
 const days = 825
 const dayMs = 86_400_000
@@ -37,7 +37,7 @@ function isUsable(cert: string, key: string, names: readonly string[]): boolean 
 }
 
 async function make(directory: string, cert: string, key: string, names: readonly string[]): Promise<void> {
-  mkdirSync(directory, { recursive: true, mode: 0o700 })
+  makeDirectory(directory)
   // Loaded where it is used: it would slow every start.
   await import('reflect-metadata')
   const x509 = await import('@peculiar/x509')

@@ -28,7 +28,7 @@ export async function makeEmptyDatabase(migrations: Readonly<Record<string, stri
   }
 }
 
-/** Zeros that are left out take more room than the place of what comes after them. */
+/** Fewer zeros take less room than the place of what comes after them would. */
 const leastZeros = 32
 
 function withoutZeros(file: Buffer): EmptyDatabase {

@@ -72,8 +72,9 @@ export async function* verifyStorage(
     // One file may take minutes: how far it is is told meanwhile.
     for (;;) {
       const first = await Promise.race([
-        // Awaited again below, where its failure counts.
-        next.catch(() => undefined),
+        next.catch(() => {
+          // Awaited again below, where its failure counts.
+        }),
         new Promise<'still'>((go) => setTimeout(go, tellMs, 'still')),
       ])
       if (signal.aborted) return

@@ -119,8 +119,9 @@ export async function verifySnapshot(
 export async function unpackTar(file: string, target: string): Promise<void> {
   const entries = extract()
   const reading = pipeline(createReadStream(resolve(file), { highWaterMark: 1 << 20 }), entries)
-  // Awaited at the end; a failure before that also ends the loop over the entries.
-  reading.catch(() => undefined)
+  reading.catch(() => {
+    // Awaited at the end; a failure before that also ends the loop over the entries, which tells it.
+  })
   for await (const entry of entries) {
     const { name, type } = entry.header
     if (type !== 'file' || !(blobShape.test(name) || snapshotShape.test(name)))
@@ -138,9 +139,13 @@ const snapshotShape = /^snapshots\/[0-9A-Za-z-]+\/(database\.db|files\.txt|snaps
 
 /** Whether a path is a directory of snapshots, or a file with one. Errors: a plain Error where it is neither. */
 export async function kindOfSource(path: string): Promise<'directory' | 'tar'> {
-  // What cannot be looked at is neither, which is said below.
-  const info = await stat(path).catch(() => undefined)
-  if (info?.isDirectory()) return 'directory'
-  if (info?.isFile()) return 'tar'
+  try {
+    const info = await stat(path)
+    if (info.isDirectory()) return 'directory'
+    if (info.isFile()) return 'tar'
+  } catch (error) {
+    // What cannot be looked at is neither, for whatever reason, which the error below keeps.
+    throw new Error(`there is no snapshot at ${path}`, { cause: error })
+  }
   throw new Error(`there is no snapshot at ${path}`)
 }

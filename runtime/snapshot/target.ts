@@ -67,8 +67,11 @@ export async function directoryTarget(root: string, id: string, keep: number): P
 
 /** Says of a directory, until it is cleared, that somebody is at work there. */
 function startBeat(path: string): NodeJS.Timeout {
-  // That it cannot be said fails nothing: a directory that is gone fails the next step that needs it.
-  return setInterval(() => utimes(path, new Date(), new Date()).catch(() => undefined), beatMs).unref()
+  const beat = () =>
+    utimes(path, new Date(), new Date()).catch(() => {
+      // That it cannot be said fails nothing: a directory that is gone fails the next step that needs it.
+    })
+  return setInterval(beat, beatMs).unref()
 }
 
 /** Prunes, unless another run does, or is under way: what that has found there must not go before its list is written. */
@@ -116,17 +119,19 @@ export async function tarTarget(file: string, id: string): Promise<SnapshotTarge
   const work = await mkdtemp(join(dirname(path), `.${basename(path)}-`))
   const tar = pack()
   const written = pipeline(tar, createWriteStream(partial, { mode: 0o600 }))
-  // Awaited by `finish`, where its failure counts; one before that also fails the entry under way.
-  written.catch(() => undefined)
+  written.catch(() => {
+    // Awaited by `finish`, where its failure counts; one before that also fails the entry under way.
+  })
   // One file after the other: a tar has one stream.
   let turn: Promise<unknown> = Promise.resolve()
   const add = (source: string, name: string, size: number) => {
-    const mine = turn.then(async () => {
+    const own = async () => {
       const entry = tar.entry({ name, size, mode: 0o444, mtime: new Date(0) })
       await pipeline(createReadStream(source, { highWaterMark: 1 << 20 }), entry)
-    })
-    // Its failure is for who asked for it; the next one meets the stream as it is then.
-    turn = mine.catch(() => undefined)
+    }
+    // A failure is for who asked for that one; the next meets the stream as it is then.
+    const mine = turn.then(own, own)
+    turn = mine
     return mine
   }
   return {
@@ -150,8 +155,8 @@ export async function tarTarget(file: string, id: string): Promise<SnapshotTarge
     },
     async abandon() {
       tar.destroy()
-      // It fails by what the line above does, or has failed already, which is why there is an end.
-      await written.catch(() => undefined)
+      // It fails by what the line above does, or has failed already, which is why there is an end: that it is over is what counts.
+      await Promise.allSettled([written])
       await rm(partial, { force: true })
       await rm(work, { recursive: true, force: true })
     },

@@ -88,6 +88,7 @@ async function push(): Promise<void> {
   const started = performance.now()
   const { id } = await admin<{ id: string }>(peer, 'POST', '/v1/gc', { full: true, now: true })
   let run: Run | undefined
+  let percent = 0
   let shown = 0
   const times: number[] = []
   const progress = setInterval(() => {
@@ -95,7 +96,6 @@ async function push(): Promise<void> {
     console.log(`  ${((performance.now() - started) / 1000).toFixed(0)} s, ${percent} %: ${show(times.slice(shown))}`)
     shown = times.length
   }, 60_000)
-  let percent = 0
   const watch = setInterval(() => {
     status(peer).then(
       ({ running, last_run }) => {

@@ -1,9 +1,8 @@
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { makeDisk } from '../power/disk.ts'
 import { startFleet } from '../workload/fleet.ts'
 import { bytesNamed, sha256 } from '../workload/random.ts'
 import type { Run } from '../workload/run.ts'
+import { makePlace } from './place.ts'
 import { changes, injectKill } from './strace.ts'
 
 /**
@@ -16,9 +15,7 @@ import { changes, injectKill } from './strace.ts'
 export async function killCommands(within: string, test: Run, kind: 'kill' | 'power'): Promise<number> {
   const { finding, interrupted } = test
   const folder = join(within, 'commands')
-  mkdirSync(folder)
-  const disk = kind === 'power' ? makeDisk(join(folder, 'disk'), 'ext4') : undefined
-  if (disk) test.onEnd(disk.remove)
+  const disk = makePlace(folder, test, kind)
   const root = join(folder, 'data')
   const fleet = await startFleet({ root, database: join(root, 'mcr.db'), logs: join(folder, 'logs') }, ['all'], {})
   test.onEnd(fleet.killAll)

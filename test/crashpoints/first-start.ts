@@ -1,13 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { request } from 'node:https'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { makeDisk } from '../power/disk.ts'
 import { freePort } from '../support/ports.ts'
 import { killAtExit } from '../support/process.ts'
 import type { Run } from '../workload/run.ts'
+import { makePlace } from './place.ts'
 import { changes, injectKill } from './strace.ts'
 
 const program = new URL('../../dist/mcr.cjs', import.meta.url).pathname
@@ -28,9 +28,7 @@ interface Started {
 export async function killFirstStarts(within: string, test: Run, kind: 'kill' | 'power'): Promise<number> {
   const { finding, interrupted } = test
   const folder = join(within, 'first-start')
-  mkdirSync(folder)
-  const disk = kind === 'power' ? makeDisk(join(folder, 'disk'), 'ext4') : undefined
-  if (disk) test.onEnd(disk.remove)
+  const disk = makePlace(folder, test, kind)
   const { every = 1, from = 1 } = test.numbers
   let points = 0
   for (const call of [...changes, 'link'] as const)

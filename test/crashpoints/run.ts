@@ -1,7 +1,5 @@
 // Every call that changes the disk, of every kind of request: killed before it, and killed with the power gone as well.
-import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { type Disk, makeDisk } from '../power/disk.ts'
 import { withOwnMounts } from '../power/namespace.ts'
 import { checkAnswers } from '../workload/check-answers.ts'
 import { checkJournal } from '../workload/check-journal.ts'
@@ -14,6 +12,7 @@ import { type Run, runTest } from '../workload/run.ts'
 import { killCommands } from './commands.ts'
 import { killFirstStarts } from './first-start.ts'
 import { checkOrder } from './order.ts'
+import { makePlace } from './place.ts'
 import { Died, type Kit, type Scenario, scenarios } from './scenarios.ts'
 import { attach, changes } from './strace.ts'
 
@@ -30,12 +29,7 @@ await runTest('crashpoints', { every: 1, from: 1, kinds: 'kill,power', only: '' 
 async function killEverywhere(run: Run, kind: 'kill' | 'power'): Promise<string> {
   const { every = 1, from = 1 } = run.numbers
   const folder = join(run.folder, kind)
-  mkdirSync(folder)
-  let disk: Disk | undefined
-  if (kind === 'power') {
-    disk = makeDisk(join(folder, 'disk'), 'ext4')
-    run.onEnd(disk.remove)
-  }
+  const disk = makePlace(folder, run, kind)
   const root = join(folder, disk ? 'disk/data' : 'data')
   const place = { root, database: join(root, 'mcr.db'), logs: join(folder, 'logs') }
   const fleet = await startFleet(place, ['all'], { UV_THREADPOOL_SIZE: '1', MCR_LIMITS_UPLOAD_IDLE: '1d' })
